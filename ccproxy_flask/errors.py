@@ -14,6 +14,7 @@ The tree::
     │   ├── UpstreamUnreachable 502  no connection: refused, no such host, TLS refused
     │   ├── UpstreamBroken     502  the answer was cut short or is not HTTP
     │   └── UpstreamTimeout    504
+    ├── WorkerStopped          the server was stopped before the answer was complete
     ├── ClientDisconnected     the client went away before its answer was complete
     ├── StoreUnavailable       the store cannot answer now; carries the reason
     └── InvalidParameter       a query parameter is wrong; carries its name and value
@@ -21,7 +22,7 @@ The tree::
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import orjson
 
@@ -71,8 +72,14 @@ class ClientDisconnected(CcproxyError):
     error_type: ErrorType = "client_disconnected"
 
 
+class WorkerStopped(CcproxyError):
+    """The worker was told to stop, and could not wait for the end of the answer."""
+
+    error_type: ErrorType = "worker_lost"
+
+
 class StoreUnavailable(CcproxyError):
-    """The store cannot answer now; the message says why, *retry_after* (seconds) when to ask again."""
+    """The store cannot answer now; *retry_after* says in how many seconds it may."""
 
     def __init__(self, reason: str, retry_after: int = 1) -> None:
         super().__init__(reason)
@@ -83,7 +90,12 @@ class InvalidParameter(CcproxyError):
     """The parameter *name* has a *value* that cannot be used; *kind* is a stable code for why."""
 
     def __init__(
-        self, name: str, value: Any, message: str, kind: str = "value_error", where: str = "query"
+        self,
+        name: str,
+        value: object,
+        message: str,
+        kind: str = "value_error",
+        where: str = "query",
     ) -> None:
         super().__init__(message)
         self.name, self.value, self.kind, self.where = name, value, kind, where
@@ -212,9 +224,7 @@ def error_body(dialect: Dialect, error: ProxyError, request_id: str) -> bytes:
         )
     if dialect == "gemini":
         status = _GOOGLE_CODES.get(error.status, "INTERNAL")
-        return orjson.dumps(
-            {"error": {"code": error.status, "message": message, "status": status}}
-        )
+        return orjson.dumps({"error": {"code": error.status, "message": message, "status": status}})
     kind = "invalid_request_error" if error.status < 500 else "api_error"
     return orjson.dumps(
         {"error": {"message": message, "type": kind, "code": error.error_type, "param": None}}

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
-from datetime import datetime
+from datetime import datetime  # noqa: TC003  get_type_hints below reads it
 from decimal import Decimal
 from typing import Any, get_type_hints
 
@@ -92,12 +92,14 @@ COLUMN_TYPES: dict[str, type] = {
 PUBLISHED_COLUMNS: tuple[str, ...] = COLUMNS[:20]
 
 
-def to_json(value: Any) -> bytes:
+def to_json(value: object) -> bytes:
     """Return *value* as JSON: times as RFC 3339 with Z, money as a decimal string."""
-    return orjson.dumps(value, default=_json_default, option=orjson.OPT_UTC_Z)
+    return orjson.dumps(
+        value, default=_json_default, option=orjson.OPT_UTC_Z | orjson.OPT_NAIVE_UTC
+    )
 
 
-def _json_default(value: Any) -> str:
+def _json_default(value: object) -> str:
     if isinstance(value, Decimal):
         return format(value, "f")
     raise TypeError(f"{type(value).__name__} has no JSON form here")

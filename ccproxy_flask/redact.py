@@ -73,25 +73,32 @@ _KEPT_QUERY = frozenset(
 REDACTED = "***"
 _LONGEST_QUERY = 1024
 
-# What a key looks like wherever it stands in a text: the providers' prefixes, bearer tokens,
-# JSON web tokens, and `key=…`-like pairs.
+# What a key looks like wherever it stands in a text: the providers' prefixes, access keys of
+# clouds, JSON web tokens, what follows `Bearer`, `key=…`-like pairs, and passwords in URLs.
+# No part may try one stretch of text twice: a header of 64 KiB has to pass in no time.
 _SECRET = re.compile(
     r"""
-      \b(?:sk|pk|rk|gsk|xai|pplx|csk|hf|fw|key|ghp|gho|glpat|AKIA)[-_][A-Za-z0-9_\-*.]{4,}
-    | \bAKIA[A-Z0-9]{8,}
-    | \bAIza[A-Za-z0-9_\-*]{4,}
-    | \bya29\.[A-Za-z0-9_\-.]+
-    | \beyJ[A-Za-z0-9_\-]{8,}\.[A-Za-z0-9_\-.]+
-    | (?i:\b(?:bearer|basic)\s+)[^\s"',;]{4,}
-    | (?i:\b(?:api[-_ ]?key|access[-_]?token|token|secret|password|authorization)["']?\s*[=:]\s*["']?)[^\s"',;&}]{4,}
+      (?<![A-Za-z0-9])(?:sk|pk|rk|gsk|xai|pplx|csk|hf|fw|r8|key|sess|nvapi|glpat|gh[opsu]|github_pat
+        |xox[abeprs])[-_][A-Za-z0-9_\-*.]{4,}
+    | (?<![A-Za-z0-9])A[KS]IA[A-Z0-9]{8,}
+    | (?<![A-Za-z0-9])AIza[A-Za-z0-9_\-*]{4,}
+    | (?<![A-Za-z0-9])ya29\.[A-Za-z0-9_\-.]+
+    | (?<![A-Za-z0-9])eyJ[A-Za-z0-9_\-]{8,}(?:\.[A-Za-z0-9_\-.]+)?
+    | (?i:(?:key|token|secret|passw(?:or)?d|authorization|credentials?)[\\"']*\s*[=:]\s*[\\"']*
+        (?:(?:bearer|basic)\s+)?)[^\s"',;&}\\]{4,}
+    | (?i:\b(?:bearer|basic)\s+)[^\s"',;}\\]{4,}
+    | (?<=://)[^\s/@:]*:[^\s/@]+(?=@)
     """,
     re.VERBOSE,
 )
+_PLAIN_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.\-\[\]]{0,31}")
 
 
 def kept_headers(headers: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
     """Return *headers* with the value of every one that is not known to be harmless hidden."""
-    return [(name, scrub(value) if _keeps(name) else REDACTED) for name, value in headers]
+    return [
+        (_kept_name(name), scrub(value) if _keeps(name) else REDACTED) for name, value in headers
+    ]
 
 
 def _keeps(name: str) -> bool:
@@ -105,10 +112,15 @@ def kept_query(query: str) -> str | None:
         return None
     pairs = parse_qsl(query[:_LONGEST_QUERY], keep_blank_values=True)
     shown = [
-        (name, scrub(value)) if name.lower() in _KEPT_QUERY else (scrub(name), REDACTED)
+        (name, scrub(value)) if name.lower() in _KEPT_QUERY else (_kept_name(name), REDACTED)
         for name, value in pairs
     ]
-    return urlencode(shown, safe="*[]") or None
+    return urlencode(shown, safe="*[]", errors="replace") or None
+
+
+def _kept_name(name: str) -> str:
+    """Return *name* where it is a name and not, by a client's mistake, a value."""
+    return scrub(name) if _PLAIN_NAME.fullmatch(name) else REDACTED
 
 
 def scrub(text: str) -> str:
@@ -130,4 +142,4 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]+")
 
 def key_id(secret: bytes, key: str) -> str:
     """Return a keyed hash of an API *key*: tells keys apart, says nothing about them."""
-    return hmac.new(secret, key.encode(), hashlib.sha256).hexdigest()[:16]
+    return hmac.new(secret, key.encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()[:16]

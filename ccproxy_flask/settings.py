@@ -3,28 +3,41 @@
 Sources, strongest first: the environment (``SECTION__NAME``; ``CCPROXY_HOST`` and the like for
 what has no section), ``.env``, a TOML file
 (``$CONFIG_FILE``, else ``.ccproxy.toml`` or ``ccproxy.toml`` in the working directory, else
-``$XDG_CONFIG_HOME/ccproxy/config.toml``), the default.
+``$XDG_CONFIG_HOME/ccproxy/config.toml``), the default. Names may be in either case. An empty
+value in the environment or in ``.env`` counts as not set.
 """
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import ipaddress
 import os
 import re
 import tempfile
 import tomllib
+from difflib import SequenceMatcher, get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+)
 
 from .errors import SettingsError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from pydantic_core import ErrorDetails
 
 Api = Literal["auto", "anthropic_messages", "openai", "gemini", "ollama"]
 RESERVED_NAMES = frozenset({"api", "v1", "logs", "dashboard", "metrics", "health", "static"})
@@ -32,9 +45,75 @@ _PROVIDER_NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}")
 # A unix socket's path has a bound of 104 (BSD) or 108 (Linux) bytes.
 _LONGEST_SOCKET_PATH = 100
 
-Port = Annotated[int, Field(ge=0, le=65535)]
-Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Size = Annotated[int, Field(ge=0)]
+
+def _no_flag(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError("must be a number, not true or false")  # noqa: TRY004  pydantic's way
+    return value
+
+
+def _lower(value: object) -> object:
+    return value.lower() if isinstance(value, str) else value
+
+
+def _http_url(value: str) -> str:
+    match = re.fullmatch(r"https?://([^/?#\s@]+)(/[^?#\s]*)?", value)
+    if match is None or not _has_port_of_range(value):
+        raise ValueError("must be http:// or https://, with a host and at most a port and a path")
+    return value.rstrip("/")
+
+
+def _proxy_url(value: str) -> str:
+    if not re.fullmatch(r"https?://([^/?#\s@]+@)?[^/?#\s@]+/?", value) or (
+        not _has_port_of_range(value)
+    ):
+        raise ValueError("must be http://host:port, with user:password@ before the host or without")
+    return value
+
+
+def _has_port_of_range(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return bool(parts.hostname) and parts.port != 0
+    except ValueError:  # what urlsplit says of a port or an IPv6 address that is none
+        return False
+
+
+def _provider_name(value: str) -> str:
+    if value in RESERVED_NAMES or not _PROVIDER_NAME.fullmatch(value):
+        raise ValueError(
+            "cannot be the name of a provider: it is reserved, or not of at most 32 letters, "
+            "digits, - and _, a letter first"
+        )
+    return value
+
+
+def _token(value: SecretStr) -> SecretStr:
+    if not re.fullmatch(r"[!-~]+", value.get_secret_value()):
+        raise ValueError("must be of ASCII letters, digits and signs, without spaces")
+    return value
+
+
+def _host_name(value: str) -> str:
+    if not re.fullmatch(r"[a-z0-9._-]+|\[?[0-9a-f:.]+\]?", value.lower()):
+        raise ValueError("must be host names alone: no scheme, port or path")
+    return value.lower()
+
+
+def _existing_file(value: Path) -> Path:
+    path = value.expanduser()
+    if not path.is_file():
+        raise ValueError(f"there is no file {path}")
+    return path
+
+
+# A year bounds what the clocks of the operating system have to hold.
+_LONGEST_SECONDS = 31_536_000
+Port = Annotated[int, BeforeValidator(_no_flag), Field(ge=0, le=65535)]
+Seconds = Annotated[
+    float, BeforeValidator(_no_flag), Field(gt=0, le=_LONGEST_SECONDS, allow_inf_nan=False)
+]
+Size = Annotated[int, BeforeValidator(_no_flag), Field(ge=0)]
 
 
 class _Section(BaseModel):
@@ -63,6 +142,12 @@ class Observability(_Section):
     """How many different models get a metric label of their own; later ones are `other`."""
     node: Annotated[str, Field(max_length=64)] | None = None
     """The name of this machine in records. Default: its host name."""
+    pushgateway_url: Annotated[str, AfterValidator(_http_url)] | None = None
+    """The Pushgateway to push metrics to. Nothing reads it yet."""
+    pushgateway_job: Annotated[str, Field(min_length=1, max_length=128)] = "ccproxy"
+    """The job name under which metrics are pushed. Nothing reads it yet."""
+    stats_printing_format: Literal["console", "rich", "log", "json"] = "console"
+    """How figures of the traffic are printed. Nothing reads it yet."""
 
 
 class Journal(_Section):
@@ -101,19 +186,22 @@ class Proxy(_Section):
     where it is shorter."""
     dns_cache_seconds: Seconds = 30.0
     """How long a looked-up address is used before it is looked up again, in the background."""
-    ca_bundle: Path | None = None
+    ca_bundle: Annotated[Path, AfterValidator(_existing_file)] | None = None
     """Certificates to trust for upstreams (PEM). Default: those of `certifi`."""
-    outbound_proxy: str | None = None
-    """URL of an HTTP proxy to reach the upstreams through."""
+    outbound_proxy: Annotated[str, AfterValidator(_proxy_url)] | None = Field(
+        default=None, repr=False
+    )
+    """URL of an HTTP proxy to reach the upstreams through; may name a user and a password."""
 
 
 class Security(_Section):
     """Who may do what."""
 
-    auth_token: SecretStr | None = None
+    auth_token: Annotated[SecretStr, AfterValidator(_token)] | None = None
     """Needed for `/logs`, `/dashboard` and `/metrics`: a bearer header, or a sign-in."""
-    allowed_hosts: tuple[str, ...] = ()
-    """Host names clients may use besides `localhost`, `*.localhost` and IP addresses."""
+    allowed_hosts: tuple[Annotated[str, AfterValidator(_host_name)], ...] = ()
+    """Host names clients may use besides `localhost`, `*.localhost` and IP addresses; in the
+    environment with commas between them."""
     api_key_hash_secret: SecretStr | None = None
     """The key of the keyed hash in `api_key_id`. Default: made once, kept beside the database."""
 
@@ -121,16 +209,16 @@ class Security(_Section):
 class Logging(_Section):
     """The lines on standard error."""
 
-    level: Literal["debug", "info", "warning", "error"] = "info"
+    level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)] = "info"
     """The least severe line that is written."""
-    format: Literal["console", "json"] = "console"
+    format: Annotated[Literal["console", "json"], BeforeValidator(_lower)] = "console"
     """For people, or one JSON object a line."""
     access_log: bool = True
     """One line for each request."""
 
 
 class Scheduler(_Section):
-    """What is done at intervals."""
+    """What is done at intervals. These names are kept; nothing reads them yet."""
 
     pushgateway_enabled: bool = False
     """Push the metrics to a Pushgateway."""
@@ -147,7 +235,7 @@ class Scheduler(_Section):
 class Provider(_Section):
     """One upstream: `PROVIDERS__<NAME>__…`."""
 
-    base_url: str
+    base_url: Annotated[str, AfterValidator(_http_url)]
     """Where it is: http or https; may carry a path."""
     api: Api = "auto"
     """The wire format of its answers; `auto` tells it by the path."""
@@ -160,16 +248,11 @@ class Provider(_Section):
     timeout_read_seconds: Seconds | None = None
     """Instead of `PROXY__TIMEOUT_READ_SECONDS`."""
 
-    @field_validator("base_url")
-    @classmethod
-    def _checked_url(cls, value: str) -> str:
-        return _http_url(value)
-
 
 class Settings(_Section):
     """All settings of one application."""
 
-    host: str = "127.0.0.1"
+    host: Annotated[str, Field(pattern=r"^\S+$")] = "127.0.0.1"
     """The address to listen on."""
     port: Port = 8000
     """The port to listen on."""
@@ -181,12 +264,20 @@ class Settings(_Section):
     security: Security = Security()
     logging: Logging = Logging()
     scheduler: Scheduler = Scheduler()
-    providers: dict[str, Provider] = Field(default_factory=dict)
+    providers: dict[Annotated[str, AfterValidator(_provider_name)], Provider] = Field(
+        default_factory=dict, validate_default=True
+    )
+    """The upstreams by name; each is reached under `/<name>/…`."""
 
     @field_validator("providers", mode="before")
     @classmethod
-    def _named_providers(cls, value: dict[str, Any]) -> dict[str, Any]:
-        return {name: _provider_row(name, row) for name, row in (_BUILT_IN | _folded(value)).items()}
+    def _with_built_in(cls, value: object) -> object:
+        if not isinstance(value, dict):
+            return value
+        return {
+            name: {**_BUILT_IN.get(name, {}), **row} if isinstance(row, dict) else row
+            for name, row in (_BUILT_IN | value).items()
+        }
 
     @property
     def duckdb_path(self) -> Path:
@@ -237,45 +328,68 @@ _BUILT_IN: dict[str, dict[str, Any]] = {
 }
 
 
+class _Source(NamedTuple):
+    """Where settings come from: what it is called in an error line, and what it says."""
+
+    name: str
+    sections: dict[str, Any]
+
+
 def load_settings(
-    environ: Mapping[str, str] | None = None, directory: Path | None = None, **overrides: Any
+    environ: Mapping[str, str] | None = None, directory: Path | None = None, **overrides: object
 ) -> Settings:
     """Read all sources and return the settings; *overrides* (sections by name) win over all.
 
     Raises SettingsError with one line that names the setting, what is wrong, and where a name is
-    unknown the nearest valid one.
+    unknown the nearest valid one. No value of a setting is ever in that line.
     """
     environ = os.environ if environ is None else environ
     directory = Path.cwd() if directory is None else directory
+    dotenv = _read_dotenv(directory / ".env")
+    sources = [
+        *_from_toml(_toml_path({**dotenv, **environ}, directory)),
+        _Source(".env", _from_names(dotenv)),
+        _Source("", _from_names(environ)),
+        _Source("", overrides),
+    ]
     merged: dict[str, Any] = {}
     if data_home := environ.get("XDG_DATA_HOME"):
         merged = {"observability": {"duckdb_path": f"{data_home}/ccproxy/metrics.duckdb"}}
-    for source in (_from_toml(environ, directory), _from_dotenv(directory), _from_names(environ)):
-        _merge(merged, source)
-    _merge(merged, overrides)
+    for source in sources:
+        _merge(merged, source.sections)
     try:
         settings = Settings.model_validate(merged)
     except ValidationError as error:
-        raise SettingsError(_one_line(error)) from None
+        raise SettingsError(_one_line(error, sources)) from None
     _refuse_contradictions(settings)
     return settings
 
 
-def _from_toml(environ: Mapping[str, str], directory: Path) -> dict[str, Any]:
-    path = _toml_path(environ, directory)
+def _from_toml(path: Path | None) -> Iterator[_Source]:
     if path is None:
-        return {}
+        return
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        parsed = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise SettingsError(f"CONFIG_FILE: cannot read {path}: {error.strerror}") from None
+        raise SettingsError(f"{path} cannot be read: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path} is not TOML: {error}") from None
+        raise SettingsError(_printable(f"{path} is not TOML: {error}")) from None
+    yield _Source(path.name, _lower_case(parsed))
+
+
+def _lower_case(section: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name.lower(): _lower_case(value) if isinstance(value, dict) else value
+        for name, value in section.items()
+    }
 
 
 def _toml_path(environ: Mapping[str, str], directory: Path) -> Path | None:
     if named := environ.get("CONFIG_FILE"):
-        return directory / Path(named).expanduser()
+        path = directory / Path(named).expanduser()
+        if not path.is_file():
+            raise SettingsError(_printable(f"CONFIG_FILE: there is no file {path}"))
+        return path
     home = Path(environ.get("XDG_CONFIG_HOME") or "~/.config").expanduser()
     candidates = (
         directory / ".ccproxy.toml",
@@ -285,34 +399,55 @@ def _toml_path(environ: Mapping[str, str], directory: Path) -> Path | None:
     return next((path for path in candidates if path.is_file()), None)
 
 
-def _from_dotenv(directory: Path) -> dict[str, Any]:
-    path = directory / ".env"
+def _read_dotenv(path: Path) -> dict[str, str]:
     if not path.is_file():
         return {}
-    return _from_names({name: value or "" for name, value in dotenv_values(path).items()})
+    try:
+        # As written: a `$` in a password is a `$`.
+        found = dotenv_values(path, interpolate=False)
+    except OSError as error:
+        raise SettingsError(f"{path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise SettingsError(f"{path} is not UTF-8") from None
+    return {name: value for name, value in found.items() if value}
 
 
 def _from_names(environ: Mapping[str, str]) -> dict[str, Any]:
     """Return ``SECTION__NAME=value`` pairs as nested sections."""
     found: dict[str, Any] = {}
     for name, value in environ.items():
-        parts = name.lower().split("__")
-        if parts[0] in _SECTIONS and len(parts) > 1:
-            target = found
-            for part in parts[:-1]:
-                target = target.setdefault(part, {})
-                if not isinstance(target, dict):
-                    raise SettingsError(f"{name}: {part.upper()} is a setting, not a section")
-            target[parts[-1]] = _listed(parts, value)
-        elif name.startswith("CCPROXY_"):
-            found[parts[0].removeprefix("ccproxy_")] = value
+        if value and (path := _path_of(name)):
+            _place(found, path, value)
     return found
 
 
-def _listed(parts: list[str], value: str) -> Any:
-    if parts == ["security", "allowed_hosts"]:
-        return tuple(host.strip() for host in value.split(",") if host.strip())
-    return None if value == "" else value
+def _path_of(name: str) -> tuple[str, ...]:
+    """Return the sections and the setting *name* means, nothing where it is not one of ours."""
+    parts = name.lower().split("__")
+    if parts[0].startswith("ccproxy_"):
+        path = (parts[0].removeprefix("ccproxy_"), *parts[1:])
+        if path[0] not in _TOP_LEVEL or len(path) > 1:
+            raise SettingsError(_unknown(name, f"CCPROXY_{'__'.join(path).upper()}"))
+        return path
+    if len(parts) == 1 or parts[0] in _SECTIONS:
+        return tuple(parts) if len(parts) > 1 else ()
+    if get_close_matches(parts[0], _SECTIONS, n=1, cutoff=0.8):
+        raise SettingsError(_unknown(name, name))
+    return ()
+
+
+def _place(sections: dict[str, Any], path: tuple[str, ...], value: str) -> None:
+    target = sections
+    for part in path[:-1]:
+        target = target.setdefault(part, {})
+        if not isinstance(target, dict):
+            name = _shown(path[:-1])
+            raise SettingsError(_printable(f"{_shown(path)}: {name} is a setting, not a section"))
+    target[path[-1]] = _listed(value) if path == ("security", "allowed_hosts") else value
+
+
+def _listed(value: str) -> tuple[str, ...]:
+    return tuple(host.strip() for host in value.split(",") if host.strip())
 
 
 def _merge(target: dict[str, Any], source: Mapping[str, Any]) -> None:
@@ -321,24 +456,6 @@ def _merge(target: dict[str, Any], source: Mapping[str, Any]) -> None:
             _merge(target[name], value)
         else:
             target[name] = dict(value) if isinstance(value, dict) else value
-
-
-def _folded(value: dict[str, Any]) -> dict[str, Any]:
-    return {str(name).lower(): row for name, row in value.items()}
-
-
-def _provider_row(name: str, row: Any) -> Any:
-    if name in RESERVED_NAMES or not _PROVIDER_NAME.fullmatch(name):
-        raise ValueError(f"{name!r} cannot be the name of a provider")
-    built_in = _BUILT_IN.get(name)
-    return {**built_in, **row} if built_in and isinstance(row, dict) else row
-
-
-def _http_url(value: str) -> str:
-    match = re.fullmatch(r"https?://([^/?#\s@]+)(/[^?#\s]*)?", value)
-    if match is None:
-        raise ValueError("must be http:// or https://, with a host and at most a path")
-    return value.rstrip("/")
 
 
 def _refuse_contradictions(settings: Settings) -> None:
@@ -368,7 +485,7 @@ def refuse_open_pages(settings: Settings, host: str) -> None:
     """Raise SettingsError where operator pages would be open to other machines."""
     if settings.security.auth_token is None:
         raise SettingsError(
-            f"HOST={host} is not a loopback address: set SECURITY__AUTH_TOKEN, "
+            f"CCPROXY_HOST: {host} is not a loopback address: set SECURITY__AUTH_TOKEN, "
             "or turn the operator pages off"
         )
 
@@ -384,25 +501,88 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def _one_line(error: ValidationError) -> str:
-    problem = error.errors(include_url=False, include_input=False)[0]
-    where = tuple(str(part) for part in problem["loc"])
-    name = "__".join(where).upper()
+def _one_line(error: ValidationError, sources: Sequence[_Source]) -> str:
+    problems = error.errors(include_url=False, include_input=False)
+    # A name that does not exist is the cause where another one is missing.
+    problem = min(problems, key=lambda found: found["type"] != "extra_forbidden")
+    where = tuple(str(part) for part in problem["loc"] if part != "[key]")
+    origin = next((it.name for it in reversed(sources) if _says(it.sections, where)), "")
+    told = f" (in {origin})" if origin else ""
     if problem["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(name, list(_names_beside(where)), n=1, cutoff=0.0)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        return f"{name}: unknown setting{hint}"
-    return f"{name}: {problem['msg'].removeprefix('Value error, ')}"
+        return _unknown(_shown(where) + told, _shown(where))
+    return _printable(f"{_shown(where)}{told}: {_said_plainly(problem)}")
 
 
-def _names_beside(where: tuple[str, ...]) -> Iterator[str]:
-    if len(where) == 1:
-        yield from (f"CCPROXY_{name.upper()}" for name in Settings.model_fields)
+def _says(sections: Mapping[str, object], where: tuple[str, ...]) -> bool:
+    for part in where:
+        if part not in sections:
+            return False
+        below = sections[part]
+        if not isinstance(below, dict):
+            return True  # the rest of the way, if any, is the position in a list
+        sections = below
+    return True
+
+
+def _said_plainly(problem: ErrorDetails) -> str:
+    kind, text = problem["type"], problem["msg"]
+    if kind == "value_error":
+        return text.removeprefix("Value error, ")
+    if kind == "literal_error":
+        return f"must be {problem['ctx']['expected']}"
+    return _PLAIN_TEXTS.get(kind) or re.sub("^(Input|String) should", "must", text)
+
+
+_IS_SECTION = "is a section with settings in it, not a setting"
+_PLAIN_TEXTS = {
+    "dict_type": _IS_SECTION,
+    "missing": "is needed",
+    "model_attributes_type": _IS_SECTION,
+    "model_type": _IS_SECTION,
+    "bool_parsing": "must be true or false",
+    "bool_type": "must be true or false",
+    "float_parsing": "must be a number",
+    "int_from_float": "must be a whole number",
+    "int_parsing": "must be a whole number",
+    "tuple_type": "must be a list",
+}
+
+
+def _shown(where: tuple[str, ...]) -> str:
+    """Return the name of a setting as the environment spells it."""
+    if len(where) == 1 and where[0] in _TOP_LEVEL:
+        return f"CCPROXY_{where[0].upper()}"
+    return "__".join(where).upper()
+
+
+def _unknown(told: str, name: str) -> str:
+    meant = name.upper().removeprefix("CCPROXY_")
+    nearest = max(
+        _names_beside(name),
+        key=lambda known: SequenceMatcher(None, meant, known.removeprefix("CCPROXY_")).ratio(),
+    )
+    return _printable(f"{told}: unknown setting; did you mean {nearest}?")
+
+
+def _names_beside(name: str) -> Iterator[str]:
+    """Give all names that *name* may be meant for: of its section, where it has one of ours."""
+    section, in_section, _ = name.lower().partition("__")
+    if not in_section:
+        yield from (name.upper() for name in _SECTIONS)
+    elif section == "providers":
+        prefix = name.upper().rpartition("__")[0]
+        yield from (f"{prefix}__{field.upper()}" for field in Provider.model_fields)
         return
-    section = Provider if where[0] == "providers" else _SECTIONS[where[0]]
-    prefix = "__".join(where[:-1]).upper()
-    for name in section.model_fields:
-        yield f"{prefix}__{name.upper()}"
+    for prefix in [section] if section in _SECTIONS else _SECTIONS:
+        between = "__<NAME>__" if prefix == "providers" else "__"
+        fields = _SECTIONS[prefix].model_fields
+        yield from (f"{prefix}{between}{field}".upper() for field in fields)
+    if section not in _SECTIONS:
+        yield from (_shown((field,)) for field in _TOP_LEVEL)
+
+
+def _printable(text: str) -> str:
+    return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+", " ", text)
 
 
 _SECTIONS: dict[str, type[_Section]] = {
@@ -414,3 +594,4 @@ _SECTIONS: dict[str, type[_Section]] = {
     "scheduler": Scheduler,
     "providers": Provider,
 }
+_TOP_LEVEL = tuple(name for name in Settings.model_fields if name not in _SECTIONS)
