@@ -93,7 +93,7 @@ def test_json_is_one_line():
 
 def test_json_refuses_what_has_no_form():
     """A value without a JSON form is an error, not a text like <object …>."""
-    with pytest.raises(TypeError, match="object has no JSON form|not JSON serializable"):
+    with pytest.raises(TypeError, match="JSON"):
         to_json({"x": object()})
 
 

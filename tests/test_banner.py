@@ -1,0 +1,58 @@
+"""The banner: where the server is, and what each client needs to be told."""
+
+from __future__ import annotations
+
+from ccproxy_flask.banner import CLIENTS, banner
+from ccproxy_flask.settings import Settings
+
+EVERYTHING = {
+    "metrics_endpoint_enabled": True,
+    "logs_endpoints_enabled": True,
+    "dashboard_enabled": True,
+    "logs_collection_enabled": True,
+}
+
+
+def settings(**sections):
+    return Settings.model_validate(sections)
+
+
+def test_each_client_has_one_line_with_the_address():
+    """Every client's line carries the address of the server and nothing to fill in."""
+    lines = banner(settings(), ["http://127.0.0.1:8123"]).splitlines()
+    for client, _ in CLIENTS:
+        [line] = [line for line in lines if line.strip().startswith(client)]
+        assert "http://127.0.0.1:8123" in line
+        assert "{url}" not in line
+
+
+def test_codex_is_told_by_its_configuration():
+    """Codex takes its address from its configuration, never from the environment."""
+    text = banner(settings(), ["http://127.0.0.1:8000"])
+    assert """codex -c 'openai_base_url="http://127.0.0.1:8000/v1"'""" in text
+
+
+def test_pages_are_named_where_they_are_served():
+    """What is turned off is not advertised."""
+    shown = banner(settings(observability=EVERYTHING), ["http://127.0.0.1:8000"])
+    assert "http://127.0.0.1:8000/dashboard" in shown
+    assert "http://127.0.0.1:8000/metrics" in shown
+    assert "metrics.duckdb" in shown
+    hidden = banner(settings(), ["http://127.0.0.1:8000"])
+    assert "/dashboard" not in hidden
+    assert "/metrics" not in hidden
+    assert "are not kept" in hidden
+
+
+def test_any_address_is_shown_as_one_that_can_be_called():
+    """Listening everywhere, clients of this machine are told the loopback address."""
+    assert "ANTHROPIC_BASE_URL=http://127.0.0.1:9 claude" in banner(
+        settings(), ["http://0.0.0.0:9"]
+    )
+    assert "ANTHROPIC_BASE_URL=http://[::1]:9 claude" in banner(settings(), ["http://[::]:9"])
+
+
+def test_no_secret_is_printed():
+    """Tokens and keys stay out of what is printed."""
+    secret = settings(security={"auth_token": "CANARY"}, providers={"groq": {"api_key": "CANARY"}})
+    assert "CANARY" not in banner(secret, ["http://127.0.0.1:8000"])
