@@ -1,0 +1,270 @@
+"""The tree itself: rules of the project that are checked over all of its files."""
+
+from __future__ import annotations
+
+import ast
+import re
+import statistics
+import subprocess
+import sys
+import tomllib
+from functools import cache
+from itertools import chain
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "ccproxy_flask"
+SOURCES = sorted([*PACKAGE.rglob("*.py"), ROOT / "wsgi.py", ROOT / "gunicorn.conf.py"])
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
+PROGRAMS = sorted([*(ROOT / "benchmarks").rglob("*.py"), *(ROOT / "docs").rglob("*.py")])
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+# One home per library: who may import it directly. Whatever is not named here may be imported
+# by the modules it is declared for in pyproject.toml alone.
+HOMES = {
+    "duckdb": {"store/duckdb.py"},
+    "genai_prices": {"usage/pricing.py"},
+    "gunicorn": {"serving.py"},
+    "prometheus_client": {"metrics.py", "gunicorn_config.py"},
+    "prometheus_flask_exporter": {"metrics.py"},
+    "pydantic": {"settings.py"},
+    "dotenv": {"settings.py"},
+    "requests": {"proxy/upstream.py"},
+    "urllib3": {"proxy/upstream.py"},
+    "waitress": {"recorder/server.py"},
+}
+# The one place that reads the environment for settings, and those that set up processes.
+READS_ENVIRONMENT = {"settings.py", "gunicorn_config.py"}
+
+
+@cache
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), str(path))
+
+
+def named(path: Path) -> str:
+    return str(path.relative_to(PACKAGE if path.is_relative_to(PACKAGE) else ROOT))
+
+
+def functions(path: Path):
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node
+
+
+def imported(path: Path):
+    """Give the top names of what *path* imports from outside the project."""
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            yield node.module.partition(".")[0]
+
+
+def lines_of(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Return how long a function is, its docstring not counted."""
+    length = (node.end_lineno or node.lineno) - node.lineno + 1
+    if ast.get_docstring(node) is None:
+        return length
+    told = node.body[0]
+    return length - ((told.end_lineno or told.lineno) - told.lineno + 1)
+
+
+def test_functions_are_short():
+    """Nine of ten functions have at most 30 lines, and none more than 50."""
+    lengths = {
+        f"{named(path)}:{node.name}": lines_of(node) for path in SOURCES for node in functions(path)
+    }
+    assert statistics.quantiles(lengths.values(), n=10)[-1] <= 30
+    assert {name: length for name, length in lengths.items() if length > 50} == {}
+
+
+def test_catching_everything_says_why():
+    """A broad `except` is a decision: it carries its reason."""
+    broad = re.compile(r"^\s*except( (Base)?Exception\b[^:]*)?:(?P<rest>.*)$")
+    silent = [
+        f"{named(path)}:{number}"
+        for path in SOURCES
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if (found := broad.match(line)) and len(found["rest"].partition("BLE001")[2].strip()) < 10
+    ]
+    assert silent == []
+
+
+def test_lint_exceptions_say_why():
+    """Whatever switches a check off names the check and the reason."""
+    marks = re.compile(
+        r"#\s*(noqa(?P<codes>:[ A-Z0-9,]+)?|type: ignore(\[[a-z-, ]+\])?)(?P<why>.*)$"
+    )
+    bare = []
+    for path in [*SOURCES, *PROGRAMS]:
+        for number, line in enumerate(path.read_text().splitlines(), 1):
+            found = marks.search(line)
+            if found and not re.search(r"\w{2}", found["why"]):
+                bare.append(f"{named(path)}:{number}")
+    assert bare == []
+
+
+def test_imports_are_at_the_top():
+    """No function imports anything, and nothing is declared `global`."""
+    inside = [
+        f"{named(path)}:{node.lineno}"
+        for path in SOURCES
+        for function in functions(path)
+        for node in ast.walk(function)
+        if isinstance(node, ast.Import | ast.ImportFrom | ast.Global)
+    ]
+    assert inside == []
+
+
+@pytest.mark.parametrize("library", HOMES)
+def test_library_has_one_home(library):
+    """Each outside library is used in its own place, so that it can be replaced there."""
+    users = {
+        named(path)
+        for path in SOURCES
+        if path.is_relative_to(PACKAGE) and library in imported(path)
+    }
+    assert users <= HOMES[library]
+
+
+def test_environment_is_read_in_one_place():
+    """Settings come from settings.py; nothing else looks at the environment."""
+    readers = {
+        named(path)
+        for path in SOURCES
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.Attribute)
+        and node.attr in {"environ", "getenv"}
+        and isinstance(node.value, ast.Name)
+        and node.value.id == "os"
+    }
+    assert readers <= READS_ENVIRONMENT
+
+
+def test_names_say_what_a_thing_does():
+    """No class, function or module is called by a word that fits everything."""
+    empty = re.compile(r"(?i)manager|handler|helper|util|service$|^base[A-Z]|^simple[A-Z]")
+    allowed = {"proxy_service", "logs_service", "dashboard_service"}
+    names = [
+        f"{named(path)}:{node.name}"
+        for path in [*SOURCES, *PROGRAMS]
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+        and empty.search(node.name)
+        and node.name not in allowed
+    ]
+    modules = [
+        named(path)
+        for path in SOURCES
+        if empty.search(path.stem) or path.stem in {"common", "core"}
+    ]
+    assert names + modules == []
+
+
+def test_every_test_states_a_behaviour():
+    """Each test has a docstring of one sentence."""
+    silent = [
+        f"{path.name}:{node.name}"
+        for path in TESTS
+        for node in functions(path)
+        if node.name.startswith("test_")
+        and not re.search(r"[.…]$", (ast.get_docstring(node) or "").partition("\n")[0])
+    ]
+    assert silent == []
+
+
+def test_tests_use_real_things():
+    """No mocks: sockets, processes and files are real, and what is patched is configuration."""
+    forbidden = {"mock", "unittest", "pytest_mock", "responses", "requests_mock", "respx"}
+    users = {path.name: set(imported(path)) & forbidden for path in TESTS}
+    assert {name: found for name, found in users.items() if found} == {}
+    patched = [
+        f"{path.name}:{node.lineno}"
+        for path in TESTS
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr in {"setattr", "delattr"}
+        and isinstance(node.func.value, ast.Name)
+        and node.func.value.id == "monkeypatch"
+    ]
+    assert patched == []
+
+
+def test_every_module_has_its_tests():
+    """Each module of the package is named by a test file, or its package is."""
+    stems = {path.stem.removeprefix("test_") for path in TESTS}
+    text = "".join(path.read_text() for path in TESTS)
+    untested = [
+        named(path)
+        for path in PACKAGE.rglob("*.py")
+        if path.stem not in stems | {"__init__", "__main__"}
+        and not re.search(rf"\bccproxy_flask[\w.]*[. ]{path.stem}\b", text)
+        and path.parent.name not in stems
+    ]
+    assert untested == []
+
+
+def test_public_things_are_described():
+    """Every public module, class and function says what it is."""
+    silent = []
+    for path in SOURCES:
+        if path.stat().st_size and ast.get_docstring(tree(path)) is None:
+            silent.append(named(path))
+        for node in tree(path).body:
+            if isinstance(node, ast.ClassDef | ast.FunctionDef) and not node.name.startswith("_"):
+                silent += [f"{named(path)}:{node.name}"] if ast.get_docstring(node) is None else []
+    assert silent == []
+
+
+def test_what_is_imported_is_declared():
+    """Each library that the package imports is a dependency of its own, not of another's."""
+    distributions = {
+        "dotenv": "python-dotenv",
+        "flask_sock": "flask-sock",
+        "genai_prices": "genai-prices",
+        "prometheus_client": "prometheus-client",
+        "prometheus_flask_exporter": "prometheus-flask-exporter",
+        "simple_websocket": "simple-websocket",
+    }
+    declared = {re.split(r"[\[<>=~ ]", each)[0] for each in PROJECT["project"]["dependencies"]}
+    used = set(chain.from_iterable(imported(path) for path in SOURCES))
+    outside = used - set(sys.stdlib_module_names) - {"ccproxy_flask"}
+    assert {distributions.get(name, name) for name in outside} - declared == set()
+
+
+@pytest.mark.parametrize("group", ["run", "test", "check", "bootstrap"])
+def test_lock_file_fits_the_project(group):
+    """Each dependency is pinned with hashes, and no place to get it from is named."""
+    text = (ROOT / "requirements" / f"{group}.txt").read_text()
+    wanted = (
+        PROJECT["project"]["dependencies"]
+        if group == "run"
+        else PROJECT["dependency-groups"][group]
+    )
+    pinned = set(re.findall(r"^([a-z0-9.-]+)==", text, re.MULTILINE))
+    assert {re.split(r"[\[<>=~ ]", each)[0] for each in wanted} <= pinned
+    assert "://" not in text
+    assert "--index" not in text
+    for block in re.split(r"\n(?=[a-z])", text.strip()):
+        assert "--hash=sha256:" in block
+
+
+def test_no_package_host_is_named():
+    """No file of the project names a host that packages come from."""
+    listed = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    if listed.returncode != 0:
+        pytest.skip("not a git checkout")
+    # Put together here so that this file does not name them.
+    hosts = re.compile("|".join(("py" + r"pi\.org", "python" + "hosted", "npm" + r"js\.org")))
+    naming = [
+        name
+        for name in listed.stdout.splitlines()
+        if (ROOT / name).is_file() and hosts.search((ROOT / name).read_text(errors="replace"))
+    ]
+    assert naming == []
