@@ -1,0 +1,155 @@
+"""The pages: the dashboard, its icon, signing in and out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flask import Blueprint, Response, current_app, redirect, render_template, request, url_for
+from flask_sock import Sock
+from wsproto.utilities import RemoteProtocolError
+
+from ccproxy_flask import tracing
+from ccproxy_flask.access import (
+    COOKIE,
+    SESSION_SECONDS,
+    Attempts,
+    auth_token,
+    error_response,
+    guard,
+    issue_session,
+    local_path,
+    same_token,
+    session_fits,
+)
+
+from .feed import follow
+
+if TYPE_CHECKING:
+    from flask.sansio.blueprints import BlueprintSetupState
+    from werkzeug.wrappers import Response as AnyResponse
+
+# Beside the package in the repository, inside it in the wheel.
+_PACKAGE = Path(__file__).resolve().parents[1]
+_ASSETS = next(place for place in (_PACKAGE, _PACKAGE.parent) if (place / "templates").is_dir())
+
+_POLICY = "; ".join(
+    (
+        "default-src 'none'",
+        "script-src 'self'",
+        "style-src 'self'",
+        "img-src 'self'",
+        "connect-src 'self'",
+        "base-uri 'none'",
+        "form-action 'self'",
+        "frame-ancestors 'none'",
+        "require-trusted-types-for 'script'",
+        "trusted-types 'none'",
+    )
+)
+_HEADERS = {
+    "Content-Security-Policy": _POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    # Not `no-referrer`: that makes browsers send `Origin: null` with our own sign-in form.
+    "Referrer-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+_ATTEMPTS = "ccproxy.sign_in_attempts"
+_LONGEST_FORM = 16 << 10
+
+blueprint = Blueprint(
+    "dashboard",
+    __name__,
+    url_prefix="/dashboard",
+    template_folder=str(_ASSETS / "templates"),
+    static_folder=str(_ASSETS / "static"),
+    static_url_path="/static",
+)
+tracing.trace(blueprint, "dashboard_service")
+guard(blueprint, public=("static", "favicon", "sign_in", "sign_in_form"))
+Sock().route("/ws", bp=blueprint)(follow)
+
+
+@blueprint.record_once
+def _set_up(state: BlueprintSetupState) -> None:
+    state.app.extensions[_ATTEMPTS] = Attempts()
+
+
+@blueprint.after_request
+def _harden(response: AnyResponse) -> AnyResponse:
+    response.headers.update(_HEADERS)
+    if request.endpoint != "dashboard.static":
+        response.headers.setdefault("Cache-Control", "no-store")
+    return response
+
+
+@blueprint.errorhandler(RemoteProtocolError)
+def _bad_handshake(_error: RemoteProtocolError) -> Response:
+    return error_response(400, "bad_request", "This is not a WebSocket handshake.")
+
+
+@blueprint.get("", strict_slashes=False)
+def page() -> str:
+    """The dashboard."""
+    collects = current_app.extensions["ccproxy.settings"].recording
+    return render_template(
+        "dashboard/page.html", collects=collects, can_sign_out=auth_token() is not None
+    )
+
+
+@blueprint.get("/favicon.svg")
+def favicon() -> Response:
+    """The icon."""
+    return blueprint.send_static_file("dashboard/favicon.svg")
+
+
+@blueprint.get("/sign-in")
+def sign_in() -> AnyResponse | str:
+    """The sign-in page; those who need no sign-in go straight on."""
+    token = auth_token()
+    wanted = local_path(request.args.get("next"))
+    if token is None or session_fits(token, request.cookies.get(COOKIE)):
+        return redirect(wanted, 303)
+    return _sign_in_page(wanted)
+
+
+@blueprint.post("/sign-in")
+def sign_in_form() -> AnyResponse | tuple[str, int, dict[str, str]]:
+    """Give a session to one who knows the token: 303 to where they wanted; 401, 429 otherwise."""
+    request.max_content_length = _LONGEST_FORM
+    wanted = local_path(request.form.get("next"))
+    token, address = auth_token(), request.remote_addr or ""
+    if token is None:
+        return redirect(wanted, 303)
+    attempts: Attempts = current_app.extensions[_ATTEMPTS]
+    if wait := attempts.wait_seconds(address):
+        seconds = str(int(wait) + 1)
+        problem = f"Too many attempts. Try again in {seconds} s."
+        return _sign_in_page(wanted, problem), 429, {"Retry-After": seconds}
+    if not same_token(token, request.form.get("token", "").strip().encode()):
+        attempts.failed(address)
+        return _sign_in_page(wanted, "That is not the token."), 401, {}
+    answer = redirect(wanted, 303)
+    answer.set_cookie(
+        COOKIE,
+        issue_session(token),
+        max_age=SESSION_SECONDS,
+        httponly=True,
+        samesite="Strict",
+        secure=request.is_secure,
+    )
+    return answer
+
+
+@blueprint.post("/sign-out")
+def sign_out() -> AnyResponse:
+    """Take the session away again."""
+    answer = redirect(url_for(".sign_in"), 303)
+    answer.delete_cookie(COOKIE, httponly=True, samesite="Strict", secure=request.is_secure)
+    return answer
+
+
+def _sign_in_page(wanted: str, problem: str | None = None) -> str:
+    return render_template("dashboard/sign_in.html", wanted=wanted, problem=problem)

@@ -1,0 +1,39 @@
+// Says how the connection is: in words for everybody, the countdown for the eye alone (a screen
+// reader would read it out each second).
+
+const WORDS = {
+  connecting: "Connecting…",
+  live: "Live",
+  waiting: "Connection lost",
+  off: "Recording is off",
+  "signed-out": "Signed out",
+};
+
+export class Link {
+  #root;
+  #text;
+  #countdown;
+  #until = 0;
+
+  constructor(root) {
+    this.#root = root;
+    this.#text = root.querySelector("[data-link-text]");
+    this.#countdown = root.querySelector("[data-link-countdown]");
+  }
+
+  show(state, waitMs) {
+    // From one failed attempt to the next there is nothing new to say.
+    const shown = state === "connecting" && this.#root.dataset.state === "waiting" ? "waiting" : state;
+    this.#root.dataset.state = shown;
+    if (this.#text.textContent !== WORDS[shown]) this.#text.textContent = WORDS[shown];
+    this.#until = waitMs ? Date.now() + waitMs : 0;
+    this.tick();
+  }
+
+  tick() {
+    const left = Math.ceil((this.#until - Date.now()) / 1000);
+    const again = this.#root.dataset.state === "waiting";
+    const text = !again ? "" : this.#until && left > 0 ? `retrying in ${left} s` : "retrying…";
+    if (this.#countdown.textContent !== text) this.#countdown.textContent = text;
+  }
+}
