@@ -1,0 +1,174 @@
+"""The one place where all parts meet."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import socket
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import structlog
+from flask import Flask
+
+from . import __version__, dashboard, logging, logs, metrics, pages, serving, tracing
+from .journal import Feed, JournalWriter
+from .proxy import routes as proxy
+from .proxy.hangup import HangupWatch
+from .proxy.providers import Providers
+from .proxy.upstream import Upstreams
+from .settings import Settings, load_settings
+from .store.remote import RemoteStore
+from .usage import PriceBook
+
+if TYPE_CHECKING:
+    from .store.base import Store
+
+log = structlog.get_logger(__name__)
+
+_TEND_SECONDS = 1.0
+
+
+class Parts:
+    """What :func:`create_app` made and shutdown closes. ``app.extensions["ccproxy.parts"]``."""
+
+    def __init__(self, settings: Settings, store: Store | None) -> None:
+        kept, journal = settings.observability, settings.journal
+        self.settings = settings
+        self.metrics = metrics.PrometheusMetrics(max_models=kept.max_models)
+        self.metrics.set_version(__version__)
+        self.writer = logging.set_up(settings.logging)
+        self.upstreams = Upstreams(settings.proxy)
+        self.journal: JournalWriter | None = None
+        self.feed: Feed | None = None
+        self.store: Store | None = None
+        if settings.recording:
+            self.journal = JournalWriter(
+                settings.journal_directory,
+                max_bytes=journal.max_bytes,
+                min_free_bytes=journal.min_free_bytes,
+                segment_bytes=journal.segment_bytes,
+                segment_seconds=journal.segment_seconds,
+                on_drop=self.metrics.dropped,
+            )
+            self.feed = Feed(settings.journal_directory)
+            self.store = store or RemoteStore(settings.recorder_socket)
+        self._closing = threading.Event()
+        self._tending = False
+
+    def tend(self) -> None:
+        """Start to look after the journal in the background, once; safe to call again."""
+        if self.journal is not None and not self._tending:
+            self._tending = True
+            threading.Thread(target=self._tend, daemon=True, name="journal-tend").start()
+
+    def _tend(self) -> None:
+        while self.journal is not None and not self._closing.wait(_TEND_SECONDS):
+            self.journal.tend()
+
+    def stop_watching(self) -> None:
+        """End the sockets and streams of those who only watch, so that a stop need not wait."""
+        if self.feed is not None:
+            self.feed.close()
+
+    def close(self) -> None:
+        """Close everything; records that wait are written."""
+        self._closing.set()
+        self.stop_watching()
+        self.upstreams.close()
+        if self.journal is not None:
+            self.journal.close()
+        self.writer.flush()
+
+
+def create_app(settings: Settings | None = None, store: Store | None = None) -> Flask:
+    """Return the application.
+
+    *settings* default to those of the environment (:func:`load_settings`; raises SettingsError).
+    *store* answers queries instead of the recorder behind its socket.
+    """
+    settings = load_settings() if settings is None else settings
+    app = Flask("ccproxy_flask", static_folder=_folder("static"), template_folder=_folder("templates"))
+    app.url_map.merge_slashes = False
+    app.wsgi_app = serving.Edge(app.wsgi_app)  # type: ignore[method-assign]
+    parts = Parts(settings, store)
+    app.extensions.update(
+        {
+            "ccproxy.parts": parts,
+            "ccproxy.settings": settings,
+            "ccproxy.metrics": parts.metrics,
+            "ccproxy.journal": parts.journal,
+            "ccproxy.feed": parts.feed,
+            "ccproxy.store": parts.store,
+        }
+    )
+    tracing.init_app(app, _sinks(parts))
+    _register_pages(app, settings)
+    proxy.init_app(app, _proxy_parts(parts))
+    parts.tend()
+    return app
+
+
+def _sinks(parts: Parts) -> tracing.Sinks:
+    sinks = tracing.Sinks(node=parts.settings.observability.node or socket.gethostname()[:64])
+    sinks.ended.append(parts.metrics.observe)
+    sinks.stored_started.append(parts.metrics.request_started)
+    if parts.journal is not None:
+        sinks.stored_started.append(parts.journal.start)
+        sinks.stored_ended.append(parts.journal.end)
+    sinks.stored_ended.append(parts.metrics.request_ended)
+    if parts.settings.logging.access_log:
+        sinks.ended.append(logging.AccessLog(parts.settings.logging, parts.writer))
+    return sinks
+
+
+def _proxy_parts(parts: Parts) -> proxy.ProxyParts:
+    return proxy.ProxyParts(
+        settings=parts.settings,
+        providers=Providers(parts.settings),
+        upstreams=parts.upstreams,
+        prices=PriceBook(),
+        watch=HangupWatch(),
+        key_secret=_key_secret(parts.settings),
+        observe_gap=parts.metrics.observe_gap,
+    )
+
+
+def _register_pages(app: Flask, settings: Settings) -> None:
+    shown = settings.observability
+    pages.init_app(app)
+    if shown.logs_endpoints_enabled:
+        app.register_blueprint(logs.blueprint)
+    if shown.dashboard_enabled:
+        app.register_blueprint(dashboard.blueprint)
+
+
+def _folder(name: str) -> str:
+    """Return the folder *name*: inside the package where it is installed, else beside it."""
+    package = Path(__file__).parent
+    inside = package / name
+    return str(inside if inside.is_dir() else package.parent / name)
+
+
+def _key_secret(settings: Settings) -> bytes:
+    """Return the key of the hash in ``api_key_id``: configured, or made once and kept."""
+    configured = settings.security.api_key_hash_secret
+    if configured is not None:
+        return configured.get_secret_value().encode()
+    if not settings.recording:
+        return secrets.token_bytes(32)
+    path = settings.duckdb_path.parent / "api-key-id.secret"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        own = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+        with open(os.open(own, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as file:
+            file.write(secrets.token_bytes(32))
+        with contextlib.suppress(FileExistsError):
+            os.link(own, path)  # whole or not at all, and the first process wins
+        own.unlink()
+        return path.read_bytes()
+    except OSError as error:
+        log.warning("key_secret_not_kept", path=str(path), reason=error.strerror)
+        return secrets.token_bytes(32)

@@ -1,0 +1,145 @@
+"""How gunicorn serves the application: ``gunicorn -c python:ccproxy_flask.gunicorn_config …``.
+
+Every name here is a gunicorn setting (its documentation: "Settings"); the command line wins.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import serving
+from .banner import banner
+from .errors import SettingsError
+from .recorder.supervisor import Supervisor
+from .settings import has_operator_pages, is_loopback, load_settings, refuse_open_pages
+
+if TYPE_CHECKING:
+    from .settings import Settings
+
+
+def _settings() -> Settings:
+    try:
+        return load_settings()
+    except SettingsError as error:
+        _give_up(error)
+
+
+def _give_up(error: Exception) -> Any:
+    sys.stderr.write(f"ccproxy_flask: {error}\n")
+    sys.exit(2)
+
+
+def _metrics_directory() -> Path:
+    """Return a fresh folder for the figures that the workers share."""
+    parent = Path(tempfile.gettempdir())
+    for old in parent.glob(f"ccproxy-metrics-{os.getuid()}-*"):
+        if not Path(f"/proc/{old.name.rsplit('-', 1)[1]}").exists() and Path("/proc/self").exists():
+            shutil.rmtree(old, ignore_errors=True)
+    own = parent / f"ccproxy-metrics-{os.getuid()}-{os.getpid()}"
+    shutil.rmtree(own, ignore_errors=True)
+    own.mkdir(mode=0o700)
+    return own
+
+
+_loaded = _settings()
+_host = f"[{_loaded.host}]" if ":" in _loaded.host else _loaded.host
+bind = [f"{_host}:{_loaded.port}"]
+workers = _loaded.workers
+worker_class = "gevent"
+worker_connections = 4096
+# Longer than clients keep idle connections, so that it is they who close them.
+keepalive = 75
+timeout = 60
+graceful_timeout = 30
+# Oversized headers are answered by the proxy, in the shape that the client's SDK reads.
+limit_request_line = 8190
+limit_request_fields = 1000
+limit_request_field_size = 256 << 10
+# Header names with underscores are passed on like any other; nothing here is taken from them.
+header_map = "dangerous"
+forwarder_headers = ""
+secure_scheme_headers: dict[str, str] = {}
+permit_unconventional_http_method = True
+control_socket_disable = True
+loglevel = "warning" if _loaded.logging.level != "debug" else "debug"
+
+# Must be set before the first import of the Prometheus library, here and in the workers.
+_owns_metrics = "PROMETHEUS_MULTIPROC_DIR" not in os.environ
+if _owns_metrics:
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(_metrics_directory())
+
+_recorder: Supervisor | None = None
+if _loaded.recording:
+    _recorder = Supervisor([sys.executable, "-m", "ccproxy_flask.recorder"])
+
+
+def on_starting(server: Any) -> None:
+    """Refuse to show the operator's pages to other machines without a token."""
+    if not has_operator_pages(_loaded):
+        return
+    for address in server.cfg.address:
+        host = address[0] if isinstance(address, tuple) else "unix:"
+        if not is_loopback(host):
+            try:
+                refuse_open_pages(_loaded, host)
+            except SettingsError as error:
+                _give_up(error)
+
+
+def when_ready(server: Any) -> None:
+    """Start the recorder, and say where everything is."""
+    if _recorder is not None:
+        _recorder.start()
+    addresses = [listener.sock.getsockname() for listener in server.LISTENERS]
+    sys.stderr.write(banner(_loaded, addresses) + "\n")
+    sys.stderr.flush()
+
+
+def post_worker_init(worker: Any) -> None:
+    """Write answers as they came, and end the watchers' connections when the worker stops."""
+    serving.install()
+    parts = worker.wsgi.extensions["ccproxy.parts"]
+    threading.Thread(target=_end_with, args=(worker, parts), daemon=True).start()
+
+
+def _end_with(worker: Any, parts: Any) -> None:
+    while worker.alive:
+        time.sleep(0.1)
+    parts.stop_watching()
+    serving.connections.stop()
+
+
+def post_request(_worker: Any, _request: Any, environ: dict[str, Any], _response: Any) -> None:
+    """Note that a connection is idle."""
+    sock = environ.get("gunicorn.socket")
+    if sock is not None:
+        serving.connections.end(sock)
+
+
+def worker_exit(_server: Any, worker: Any) -> None:
+    """Close the worker's journal."""
+    app = getattr(worker, "wsgi", None)
+    if app is not None:
+        app.extensions["ccproxy.parts"].close()
+
+
+def child_exit(_server: Any, worker: Any) -> None:
+    """Take the gauges of a dead worker out of the figures."""
+    from prometheus_client.multiprocess import mark_process_dead  # noqa: PLC0415  after the environment is set
+
+    mark_process_dead(worker.pid)
+
+
+def on_exit(_server: Any) -> None:
+    """Stop the recorder, which first stores what the workers left."""
+    if _recorder is not None:
+        _recorder.stop()
+    if _owns_metrics:
+        shutil.rmtree(os.environ["PROMETHEUS_MULTIPROC_DIR"], ignore_errors=True)

@@ -1,0 +1,232 @@
+"""The Prometheus collectors (docs/metrics.md); the one home of the Prometheus libraries.
+
+Label values come from closed sets: ``endpoint`` is an API route, ``error_type`` one of
+:data:`ccproxy_flask.errors.ERROR_TYPES`, ``method`` an HTTP method, ``model`` one of the first
+*max_models* models that answered; everything else is ``other``.
+"""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+import prometheus_flask_exporter
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from .errors import ERROR_TYPES
+
+if TYPE_CHECKING:
+    from .record import RequestRecord
+
+OTHER = "other"
+UNKNOWN = "unknown"
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+_TOKEN_TYPES = {
+    "input": "tokens_input",
+    "output": "tokens_output",
+    "cache_read": "cache_read_tokens",
+    "cache_write": "cache_write_tokens",
+}
+_COST_TYPES = {
+    "input": "cost_input_usd",
+    "output": "cost_output_usd",
+    "cache": "cost_cache_usd",
+    "total": "cost_usd",
+}
+_DURATIONS = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600, float("inf"))
+_LATENCIES = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 3, 5, 10, 20, 30, 60, float("inf"))
+
+
+class PrometheusMetrics:
+    """What is counted of requests, on the registry of prometheus-flask-exporter.
+
+    With ``PROMETHEUS_MULTIPROC_DIR`` set the figures are those of all processes that share it.
+    """
+
+    def __init__(
+        self,
+        namespace: str = "ccproxy",
+        registry: CollectorRegistry | None = None,
+        max_models: int = 100,
+    ) -> None:
+        self.registry = registry or CollectorRegistry()
+        self._max_models = max_models
+        self._models: set[str] = set()
+        self._bound: dict[tuple[str, ...], Any] = {}
+        self._exporter = prometheus_flask_exporter.PrometheusMetrics(
+            app=None, path=None, export_defaults=False, registry=self.registry
+        )
+        self._make_published(namespace)
+        self._make_ours(namespace)
+
+    def _make_published(self, namespace: str) -> None:
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(name, text, labels, namespace=namespace, registry=self.registry)
+
+        self._requests = counter(
+            "requests", "Requests", "method", "endpoint", "model", "status", "service_type"
+        )
+        self._duration = Histogram(
+            "response_duration_seconds",
+            "From the request's first to the answer's last byte",
+            ("model", "endpoint", "service_type"),
+            namespace=namespace,
+            registry=self.registry,
+            buckets=_DURATIONS,
+        )
+        self._tokens = counter("tokens", "Tokens", "type", "model", "service_type")
+        self._cost = counter("cost_usd", "Cost in USD", "model", "cost_type", "service_type")
+        self._errors = counter(
+            "errors", "Errors", "error_type", "endpoint", "model", "service_type"
+        )
+        self._active = Gauge(
+            "active_requests",
+            "Proxied requests in flight",
+            namespace=namespace,
+            registry=self.registry,
+            multiprocess_mode="livesum",
+        )
+
+    def _make_ours(self, namespace: str) -> None:
+        def histogram(name: str, text: str) -> Histogram:
+            return Histogram(
+                name,
+                text,
+                ("model", "endpoint", "service_type"),
+                namespace=namespace,
+                registry=self.registry,
+                buckets=_LATENCIES,
+            )
+
+        def gauge(name: str, text: str, mode: Any, *labels: str) -> Gauge:
+            return Gauge(
+                name,
+                text,
+                labels,
+                namespace=namespace,
+                registry=self.registry,
+                multiprocess_mode=mode,
+            )
+
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(name, text, labels, namespace=namespace, registry=self.registry)
+
+        self._ttfb = histogram("time_to_first_byte_seconds", "To the answer's first body byte")
+        self._ttft = histogram("time_to_first_token_seconds", "To the first content token")
+        self._gap = histogram("stream_longest_gap_seconds", "Longest silence inside a stream")
+        self._bytes = counter("bytes", "Body bytes", "direction", "service_type")
+        self._disconnects = counter(
+            "client_disconnects", "Clients that hung up before the end", "endpoint", "service_type"
+        )
+        self._written = counter("records_written", "Records that reached the store")
+        self._dropped = counter("records_dropped", "Records that could not be kept", "reason")
+        self._backlog = gauge("journal_backlog_bytes", "Journal not yet stored", "livemax")
+        self._store_up = gauge("store_up", "1 where the store takes records", "livemin")
+        self._build = gauge("build_info", "1; the version is the label", "max", "version")
+
+    # -- one request -------------------------------------------------------------------------
+
+    def request_started(self, _record: RequestRecord) -> None:
+        """Count a proxied request as in flight."""
+        self._active.inc()
+
+    def request_ended(self, record: RequestRecord) -> None:
+        """Count a proxied request as over."""
+        self._active.dec()
+
+    def observe(self, record: RequestRecord) -> None:
+        """Count a finished request, once."""
+        model = self.model_label(record.model, answered=record.tokens_input is not None)
+        service, endpoint = record.service_type, record.endpoint
+        method = record.method if record.method in METHODS else OTHER
+        status = str(record.status_code or 0)
+        self._child(self._requests, method, endpoint, model, status, service).inc()
+        place = (model, endpoint, service)
+        self._child(self._duration, *place).observe(record.duration_seconds or 0.0)
+        if record.ttfb_ms is not None:
+            self._child(self._ttfb, *place).observe(record.ttfb_ms / 1000)
+        if record.ttft_ms is not None and record.streaming:
+            self._child(self._ttft, *place).observe(record.ttft_ms / 1000)
+        if record.error_type is not None:
+            kind = record.error_type if record.error_type in ERROR_TYPES else OTHER
+            self._child(self._errors, kind, endpoint, model, service).inc()
+        if record.client_disconnected:
+            self._child(self._disconnects, endpoint, service).inc()
+        self._count_traffic(record, model)
+
+    def _count_traffic(self, record: RequestRecord, model: str) -> None:
+        service = record.service_type
+        if record.request_bytes:
+            self._child(self._bytes, "request", service).inc(record.request_bytes)
+        if record.response_bytes:
+            self._child(self._bytes, "response", service).inc(record.response_bytes)
+        for kind, name in _TOKEN_TYPES.items():
+            if tokens := getattr(record, name):
+                self._child(self._tokens, kind, model, service).inc(tokens)
+        for kind, name in _COST_TYPES.items():
+            if cost := getattr(record, name):
+                self._child(self._cost, model, kind, service).inc(float(cost))
+
+    def observe_gap(self, record: RequestRecord, seconds: float) -> None:
+        """Take the longest silence inside a stream."""
+        model = self.model_label(record.model, answered=record.tokens_input is not None)
+        place = (model, record.endpoint, record.service_type)
+        self._child(self._gap, *place).observe(seconds)
+
+    def model_label(self, model: str | None, answered: bool = False) -> str:
+        """Return *model* where it is one of the first *max_models* that answered, else ``other``."""
+        if not model:
+            return UNKNOWN
+        if model in self._models:
+            return model
+        if not answered or len(self._models) >= self._max_models or len(model) > 128:
+            return OTHER
+        self._models.add(model)
+        return model
+
+    def _child(self, collector: Any, *labels: str) -> Any:
+        key = (collector._name, *labels)  # noqa: SLF001  its name has no public door
+        child = self._bound.get(key)
+        if child is None:
+            child = self._bound[key] = collector.labels(*labels)
+        return child
+
+    # -- the way of records ------------------------------------------------------------------
+
+    def dropped(self, reason: str) -> None:
+        """Count a request whose record could not be kept."""
+        self._dropped.labels(reason).inc()
+
+    def written(self, count: int) -> None:
+        """Count records that reached the store."""
+        self._written.inc(count)
+
+    def worker_lost(self, record: RequestRecord) -> None:
+        """Count a request that its worker took to the grave."""
+        self.observe(record)
+
+    def backlog(self, size: int) -> None:
+        """Set the bytes of the journal that are not stored yet."""
+        self._backlog.set(size)
+
+    def store_health(self, up: bool) -> None:
+        """Set whether the store takes records."""
+        self._store_up.set(1 if up else 0)
+
+    def set_version(self, version: str) -> None:
+        """Publish the version that runs."""
+        self._build.labels(version).set(1)
+
+    # -- the page ----------------------------------------------------------------------------
+
+    def exposition(self, accept: str | None) -> tuple[bytes, str]:
+        """Return the text for a scraper that accepts *accept*, and its content type."""
+        text, content_type = self._exporter.generate_metrics(accept)
+        return text.encode(), content_type
+
+
+
+
+def as_float(value: Decimal | None) -> float:
+    """Return money as a float, unknown as 0."""
+    return 0.0 if value is None else float(value)

@@ -1,0 +1,73 @@
+"""The small pages: `/`, `/health`, `/metrics`, and what is said of pages that are not there."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from flask import Blueprint, Flask, Response, current_app, redirect, request
+
+from . import __version__, access, tracing
+
+if TYPE_CHECKING:
+    from werkzeug.exceptions import HTTPException, MethodNotAllowed
+    from werkzeug.wrappers import Response as AnyResponse
+
+    from .metrics import PrometheusMetrics
+
+health = Blueprint("health", __name__)
+tracing.trace(health, "health_service")
+
+scrape = Blueprint("metrics", __name__)
+tracing.trace(scrape, "metrics_service")
+access.guard(scrape)
+
+
+def init_app(app: Flask) -> None:
+    """Serve the pages that the settings of *app* ask for."""
+    settings = app.extensions["ccproxy.settings"]
+    app.register_blueprint(health)
+    if settings.observability.metrics_endpoint_enabled:
+        app.register_blueprint(scrape)
+    app.register_error_handler(404, _not_found)
+    app.register_error_handler(405, _method_not_allowed)
+
+
+@health.get("/")
+def root() -> AnyResponse | dict[str, Any]:
+    """The dashboard where there is one."""
+    return redirect("/dashboard") if "dashboard" in current_app.blueprints else alive()
+
+
+@health.get("/health")
+def alive() -> dict[str, Any]:
+    """The process answers."""
+    return {"status": "alive", "version": __version__}
+
+
+@health.get("/health/ready")
+def ready() -> dict[str, Any]:
+    """Requests are passed on; also while records wait in the journal."""
+    journal = current_app.extensions["ccproxy.journal"]
+    waiting = journal.backlog_lines if journal is not None else 0
+    return {"status": "ready", "recording": journal is not None, "records_waiting": waiting}
+
+
+@scrape.get("/metrics")
+def metrics() -> Response:
+    """The figures of all workers, as Prometheus text, or OpenMetrics where that is accepted."""
+    collectors: PrometheusMetrics = current_app.extensions["ccproxy.metrics"]
+    text, content_type = collectors.exposition(request.headers.get("accept"))
+    return Response(text, content_type=content_type)
+
+
+def _not_found(_error: HTTPException) -> Response:
+    message = f"There is nothing at {request.path[:200]}, or it is switched off."
+    return access.error_response(404, "not_found", message)
+
+
+def _method_not_allowed(error: MethodNotAllowed) -> Response:
+    answer = access.error_response(
+        405, "method_not_allowed", f"{request.method[:20]} is not allowed here."
+    )
+    answer.allow.update(error.valid_methods or ())
+    return answer

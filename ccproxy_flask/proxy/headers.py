@@ -1,0 +1,86 @@
+"""Which headers are passed on. Pure.
+
+Hop-by-hop headers belong to one connection (RFC 9110 §7.6.1) and are dropped, with those that
+``Connection`` names; every other header is passed on as it came, repeated ones too.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+Headers = list[tuple[str, str]]
+
+HOP_BY_HOP = frozenset(
+    {
+        "connection",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    }
+)
+_REWRITTEN = HOP_BY_HOP | {"host"}
+_NOTHING: frozenset[str] = frozenset()
+
+# Where a client puts its key (the providers' API references, 2026-11).
+KEY_HEADERS = ("authorization", "x-api-key", "x-goog-api-key", "api-key")
+_KEY_HEADER_OF_API = {"anthropic_messages": "x-api-key", "gemini": "x-goog-api-key"}
+
+
+def to_upstream(headers: Headers) -> Headers:
+    """Return the end-to-end request *headers* (lower-case names), without ``host``."""
+    dropped = _REWRITTEN | named_by_connection(headers)
+    return [pair for pair in headers if pair[0] not in dropped]
+
+
+def to_client(headers: Headers) -> Headers:
+    """Return the end-to-end answer *headers*, their names as the upstream wrote them."""
+    named = named_by_connection(headers)
+    dropped = HOP_BY_HOP | named if named else HOP_BY_HOP
+    return [pair for pair in headers if pair[0].lower() not in dropped]
+
+
+def named_by_connection(headers: Headers) -> frozenset[str]:
+    """Return the lower-case names of the headers that ``Connection`` declares hop-by-hop."""
+    values = [value for name, value in headers if name.lower() == "connection"]
+    if not values:
+        return _NOTHING
+    return frozenset(name.strip().lower() for value in values for name in value.split(","))
+
+
+def first_values(headers: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Return the first value of each header by lower-case name."""
+    found: dict[str, str] = {}
+    for name, value in headers:
+        found.setdefault(name.lower(), value)
+    return found
+
+
+def size_of(headers: Headers) -> int:
+    """Return the bytes *headers* take on the wire."""
+    return sum(len(name) + len(value) for name, value in headers) + 4 * len(headers)
+
+
+def client_key(headers: Mapping[str, str], query: str) -> str | None:
+    """Return the API key the client sent, None where it sent none."""
+    for name in KEY_HEADERS:
+        if value := headers.get(name):
+            return value.removeprefix("Bearer ").strip()
+    if "key=" in query:
+        for pair in query.split("&"):
+            if pair.startswith("key="):
+                return pair.removeprefix("key=")
+    return None
+
+
+def key_header(api: str, key: str) -> tuple[str, str]:
+    """Return the header in which a provider that speaks *api* takes *key*."""
+    name = _KEY_HEADER_OF_API.get(api)
+    return (name, key) if name else ("authorization", f"Bearer {key}")

@@ -1,0 +1,193 @@
+"""HTTP/1.1 answers as an upstream writes them (RFC 9112): bytes in, parts out, no I/O.
+
+A body framing takes what the socket gave and returns the payload in it, however it was cut::
+
+    framing = framing_of("POST", head)
+    while not framing.done:
+        data = sock.recv(65536)
+        payload = framing.feed(data) if data else framing.end()
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple, Protocol
+
+from .headers import Headers
+
+LONGEST_HEAD = 256 << 10
+_LONGEST_LINE = 16 << 10
+_STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: ([\t\x20-\x7e\x80-\xff]*))?")
+_HEADER = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*([\t\x20-\x7e\x80-\xff]*?)[ \t]*")
+_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;.*)?")
+
+
+class NotHttp(ValueError):
+    """The bytes are no HTTP/1.1 answer, or end too early to be a whole one."""
+
+
+class Head(NamedTuple):
+    """Status line and headers of an answer; header names as they were written."""
+
+    status: int
+    reason: str
+    headers: Headers
+    keep_alive: bool
+
+
+def parse_head(block: bytes) -> Head:
+    """Return the head in *block* (all before the empty line). Raises NotHttp."""
+    first, *lines = block.split(b"\r\n")
+    match = _STATUS_LINE.fullmatch(first)
+    if match is None:
+        raise NotHttp(f"bad status line {first[:80]!r}")
+    headers: Headers = []
+    for line in lines:
+        pair = _HEADER.fullmatch(line)
+        if pair is None:
+            raise NotHttp(f"bad header line {line[:40]!r}")
+        headers.append((pair[1].decode("ascii"), pair[2].decode("latin-1")))
+    reason = (match[3] or b"").decode("latin-1")
+    return Head(int(match[2]), reason, headers, _keeps_alive(match[1] == b"1", headers))
+
+
+def _keeps_alive(modern: bool, headers: Headers) -> bool:
+    for name, value in headers:
+        if name.lower() == "connection":
+            words = value.lower()
+            if "close" in words:
+                return False
+            if "keep-alive" in words:
+                return True
+    return modern
+
+
+class Framing(Protocol):
+    """How the end of a body is told."""
+
+    done: bool
+    rest: bytes
+    """What came after the body; on a healthy connection nothing."""
+
+    def feed(self, data: bytes) -> bytes:
+        """Return the payload in *data*; may be empty. Raises NotHttp."""
+
+    def end(self) -> bytes:
+        """Take note that the connection ended. Raises NotHttp where the body is not complete."""
+
+
+def framing_of(method: str, head: Head) -> Framing:
+    """Return the framing of the body that follows *head* (RFC 9112 §6.3). Raises NotHttp."""
+    if method == "HEAD" or head.status in (204, 304):
+        return Sized(0)
+    length: str | None = None
+    for name, value in head.headers:
+        lowered = name.lower()
+        if lowered == "transfer-encoding":
+            return Chunked() if value.lower().split(",")[-1].strip() == "chunked" else UntilClose()
+        if lowered == "content-length":
+            if not (value.isascii() and value.isdigit()) or length not in (None, value):
+                raise NotHttp(f"bad content-length {value[:40]!r}")
+            length = value
+    return UntilClose() if length is None else Sized(int(length))
+
+
+class Sized:
+    """A body of a known number of bytes."""
+
+    def __init__(self, size: int) -> None:
+        self._left = size
+        self.done = size == 0
+        self.rest = b""
+
+    def feed(self, data: bytes) -> bytes:
+        """Return the payload in *data*."""
+        if len(data) > self._left:
+            data, self.rest = data[: self._left], data[self._left :]
+        self._left -= len(data)
+        self.done = self._left == 0
+        return data
+
+    def end(self) -> bytes:
+        """Raise NotHttp where bytes are missing."""
+        if not self.done:
+            raise NotHttp(f"the connection ended {self._left} bytes before the body did")
+        return b""
+
+
+class UntilClose:
+    """A body that ends with its connection."""
+
+    def __init__(self) -> None:
+        self.done = False
+        self.rest = b""
+
+    def feed(self, data: bytes) -> bytes:
+        """Return *data*."""
+        return data
+
+    def end(self) -> bytes:
+        """Take the end of the connection for the end of the body."""
+        self.done = True
+        return b""
+
+
+class Chunked:
+    """A body in chunks; what follows the last one (trailers) is dropped."""
+
+    def __init__(self) -> None:
+        self.done = False
+        self.rest = b""
+        self._held = b""  # a line that is not complete yet
+        self._size = 0  # payload bytes to come in this chunk
+        self._after_chunk = False
+        self._in_trailers = False
+
+    def feed(self, data: bytes) -> bytes:
+        """Return the payload of all chunks and parts of chunks in *data*."""
+        if self._held:
+            data, self._held = self._held + data, b""
+        pieces: list[bytes] = []
+        position, size = 0, len(data)
+        while position < size and not self.done:
+            if self._size:
+                end = min(position + self._size, size)
+                pieces.append(data[position:end])
+                self._size -= end - position
+                self._after_chunk = not self._size
+                position = end
+                continue
+            line_end = data.find(b"\r\n", position)
+            if line_end < 0:
+                self._hold(data[position:])
+                break
+            self._line(data[position:line_end])
+            position = line_end + 2
+        if self.done:
+            self.rest = data[position:]
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def end(self) -> bytes:
+        """Raise NotHttp where the last chunk has not come."""
+        if not self.done:
+            raise NotHttp("the connection ended before the last chunk")
+        return b""
+
+    def _hold(self, part: bytes) -> None:
+        if len(part) > _LONGEST_LINE:
+            raise NotHttp("a chunk's size line does not end")
+        self._held = part
+
+    def _line(self, line: bytes) -> None:
+        if self._in_trailers:
+            self.done = not line
+        elif self._after_chunk:
+            if line:
+                raise NotHttp("a chunk is longer than it said")
+            self._after_chunk = False
+        else:
+            match = _SIZE.fullmatch(line)
+            if match is None:
+                raise NotHttp(f"bad chunk size {line[:20]!r}")
+            self._size = int(match[1], 16)
+            self._in_trailers = self._size == 0

@@ -1,0 +1,363 @@
+"""The blueprint that passes requests on (SPEC §1)."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import structlog
+from flask import Blueprint, Flask, Response, current_app, g, request
+from werkzeug.routing import BaseConverter
+
+from .. import access, redact, serving, tracing
+from ..errors import (
+    BadRequest,
+    BodyTooLarge,
+    ClientDisconnected,
+    HeadersTooLarge,
+    NotAllowed,
+    ProxyError,
+    UpgradeRequired,
+    error_body,
+)
+from ..settings import RESERVED_NAMES
+from ..usage import PriceBook, RequestFacts, answer_reader, request_reader
+from . import headers as wire
+from .body import RequestBody, discard
+from .hangup import HangupWatch
+from .inject import UsageRemover, asking_for_usage
+from .providers import Providers, Route, dialect_of
+from .relay import Relay, describe
+from .tap import Tap
+from .upstream import Answer, Call, Lifeline, Upstreams
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ..record import RequestRecord
+    from ..settings import Settings
+    from ..usage import RequestReader
+
+log = structlog.get_logger(__name__)
+
+EXTENSION = "ccproxy.proxy"
+SERVICE_TYPE = "proxy_service"
+_UPSTREAM_REQUEST_IDS = ("x-request-id", "request-id", "x-oai-request-id")
+_LONGEST_ID = 128
+
+
+class PassedPath(BaseConverter):
+    """Any path that does not begin with the name of a page of our own."""
+
+    _own = "|".join(sorted(RESERVED_NAMES - {"api", "v1"}))
+    regex = rf"(?!(?:{_own})(?:/|$)).*?"
+    part_isolating = False
+    weight = 300
+
+
+@dataclasses.dataclass
+class ProxyParts:
+    """What the view needs, made once by :func:`init_app`."""
+
+    settings: Settings
+    providers: Providers
+    upstreams: Upstreams
+    prices: PriceBook
+    watch: HangupWatch
+    key_secret: bytes
+    observe_gap: Callable[[RequestRecord, float], None]
+
+
+def init_app(app: Flask, parts: ProxyParts) -> None:
+    """Serve the proxy in *app*, for every method and every path that is not a page of ours."""
+    app.extensions[EXTENSION] = parts
+    app.url_map.converters["passed"] = PassedPath
+    app.register_blueprint(make_blueprint())
+    # Flask's add_url_rule wants a list of methods; a proxy has none.
+    app.url_map.add(app.url_rule_class("/<passed:path>", endpoint="proxy.forward", methods=None))
+    app.view_functions["proxy.forward"] = forward
+
+
+def make_blueprint() -> Blueprint:
+    """Return the blueprint, traced, with its error answers."""
+    blueprint = Blueprint("proxy", __name__)
+    tracing.trace(blueprint, SERVICE_TYPE, stored=True)
+    blueprint.register_error_handler(ProxyError, _own_error)
+    blueprint.register_error_handler(ClientDisconnected, _nobody_listens)
+    blueprint.register_error_handler(Exception, _defect)
+    return blueprint
+
+
+def forward(path: str) -> Response:  # noqa: ARG001  the raw path counts
+    """Pass the current request on, and its answer back."""
+    parts: ProxyParts = current_app.extensions[EXTENSION]
+    environ = request.environ
+    headers = serving.request_headers(environ)
+    raw_path, query = serving.raw_target(environ)
+    trace: tracing.Trace = g.trace
+    exchange = Exchange(parts, trace, environ, headers, raw_path, query)
+    exchange.check()
+    return exchange.run()
+
+
+class Exchange:
+    """One request on its way through."""
+
+    def __init__(
+        self,
+        parts: ProxyParts,
+        trace: tracing.Trace,
+        environ: dict[str, Any],
+        headers: wire.Headers,
+        path: str,
+        query: str,
+    ) -> None:
+        self._parts, self._trace, self._environ = parts, trace, environ
+        self._headers, self._path, self._query = headers, path, query
+        self._named = wire.first_values(headers)
+        self._line = Lifeline()
+        self._socket_fd: int | None = None
+
+    def check(self) -> None:
+        """Refuse what is not to be passed on. Raises ProxyError."""
+        parts = self._parts
+        if not access.host_allowed(self._named.get("host", ""), parts.settings.security.allowed_hosts):
+            raise NotAllowed(
+                "this Host header is not allowed; name it in SECURITY__ALLOWED_HOSTS to allow it"
+            )
+        size = wire.size_of(self._headers)
+        if size > parts.settings.proxy.max_header_bytes:
+            raise HeadersTooLarge(
+                f"the headers take {size} bytes; the limit is "
+                f"{parts.settings.proxy.max_header_bytes} (PROXY__MAX_HEADER_BYTES)"
+            )
+
+    def run(self) -> Response:
+        """Send the request upstream, and return its answer as it comes."""
+        route = self._parts.providers.resolve(request.method, self._path, self._named)
+        self._note_route(route)
+        if "upgrade" in self._named and "upgrade" in self._named.get("connection", "").lower():
+            raise UpgradeRequired("this proxy speaks plain HTTP here: send the request over HTTP")
+        reader = request_reader(route.api, self._named, route.path)
+        try:
+            body = self._body(reader)
+            call, remover = self._call(route, body, reader)
+        finally:
+            self._note_facts(reader.close())
+            self._trace.start()
+        return self._relay(route, call, body, reader, remover)
+
+    def _relay(
+        self,
+        route: Route,
+        call: Call,
+        body: RequestBody | None,
+        reader: RequestReader,
+        remover: UsageRemover | None,
+    ) -> Response:
+        self._watch()
+        began = self._trace.elapsed()
+        try:
+            answer = self._parts.upstreams.send(call, self._line)
+        except BaseException:
+            self._unwatch()
+            self._note_sent(began, body, reader)
+            raise
+        head_at = self._trace.elapsed()
+        tap = Tap(answer_reader(route.api, answer.status, *_content(answer)))
+        self._note_head(answer, head_at)
+        return Relay(
+            answer,
+            self._answer_headers(answer),
+            tap,
+            self._trace,
+            partial(self._end, route, tap, began, body, reader),
+            remover if "event-stream" in _content(answer)[0] else None,
+        )
+
+    def _end(
+        self,
+        route: Route,
+        tap: Tap,
+        began: float,
+        body: RequestBody | None,
+        reader: RequestReader,
+        error: BaseException | None,
+    ) -> None:
+        self._unwatch()
+        self._note_sent(began, body, reader)
+        record = self._trace.record
+        if error is not None:
+            tracing.note_error_in(record, error)
+        describe(record, tap, error)
+        self._price(route, tap)
+        if tap.longest_gap is not None and record.streaming:
+            self._parts.observe_gap(record, tap.longest_gap)
+
+    def _price(self, route: Route, tap: Tap) -> None:
+        record = self._trace.record
+        usage = tap.close().usage
+        if usage is None:
+            return
+        price = self._parts.prices.price(
+            record.provider,
+            route.api,
+            usage,
+            model=record.model,
+            model_requested=record.model_requested,
+            at=record.timestamp,
+        )
+        if price is None:
+            return
+        record.cost_usd, record.cost_source = price.total, price.source
+        record.cost_input_usd, record.cost_output_usd = price.input, price.output
+        record.cost_cache_usd = price.cache
+        if price.source == "provider":
+            record.cost_sdk_usd = price.total
+
+    def _body(self, reader: RequestReader) -> RequestBody | None:
+        limit = self._parts.settings.proxy.max_body_bytes
+        length = self._named.get("content-length")
+        if length is None:
+            if "chunked" not in self._named.get("transfer-encoding", "").lower():
+                return None
+            return RequestBody(self._environ["wsgi.input"], None, limit, reader)
+        if not length.isdigit():
+            raise BadRequest(f"content-length {length[:20]!r} is not a number")
+        if int(length) > limit:
+            raise BodyTooLarge(
+                f"the request body of {length} bytes is over the limit of {limit} "
+                "(PROXY__MAX_BODY_BYTES)"
+            )
+        if int(length) == 0:
+            return None
+        return RequestBody(self._environ["wsgi.input"], int(length), limit, reader)
+
+    def _call(
+        self, route: Route, body: RequestBody | None, reader: RequestReader
+    ) -> tuple[Call, UsageRemover | None]:
+        options, upstream = self._parts.settings.proxy, route.upstream
+        headers = wire.to_upstream(self._headers)
+        if upstream.api_key is not None and wire.client_key(self._named, self._query) is None:
+            headers.append(wire.key_header(route.api, upstream.api_key.get_secret_value()))
+        remover = None
+        if options.inject_stream_usage and body is not None and route.api == "openai_chat":
+            remover, headers = _asking(body, headers, self._named)
+        call = Call(
+            base_url=upstream.base_url,
+            method=request.method,
+            target=f"{route.path}?{self._query}" if self._query else route.path,
+            headers=headers,
+            body=body,
+            connect_timeout=upstream.timeout_connect_seconds or options.timeout_connect_seconds,
+            read_timeout=upstream.timeout_read_seconds or options.timeout_read_seconds,
+        )
+        return call, remover
+
+    def _answer_headers(self, answer: Answer) -> serving.WireHeaders:
+        headers = serving.WireHeaders(wire.to_client(answer.headers))
+        request_id = self._trace.record.request_id
+        headers.append((tracing.REQUEST_ID_HEADER, request_id))
+        if not any(name.lower() == "x-request-id" for name, _ in headers):
+            headers.append(("x-request-id", request_id))
+        return headers
+
+    def _watch(self) -> None:
+        sock = self._environ.get("gunicorn.socket") or self._environ.get("werkzeug.socket")
+        if sock is not None:
+            self._socket_fd = sock.fileno()
+            self._parts.watch.watch(self._socket_fd, self._line.abort)
+
+    def _unwatch(self) -> None:
+        if self._socket_fd is not None:
+            self._parts.watch.unwatch(self._socket_fd)
+            self._socket_fd = None
+
+    def _note_route(self, route: Route) -> None:
+        record = self._trace.record
+        record.provider, record.endpoint = route.provider, route.endpoint
+        record.service_type = route.upstream.service_type
+        record.client_request_id = redact.shortened(self._named.get("x-request-id"), _LONGEST_ID)
+        key = wire.client_key(self._named, self._query)
+        record.api_key_id = redact.key_id(self._parts.key_secret, key) if key else None
+
+    def _note_facts(self, facts: RequestFacts) -> None:
+        record = self._trace.record
+        record.model_requested = record.model = facts.model
+        record.streaming = bool(facts.streaming)
+        record.session_id, record.user_id = facts.session_id, facts.user_id
+        record.agent_id, record.retry_count = facts.agent_id, facts.retry_count
+
+    def _note_head(self, answer: Answer, at: float) -> None:
+        record = self._trace.record
+        record.status_code = answer.status
+        record.ttfb_ms = at * 1000
+        named = wire.first_values(answer.headers)
+        for name in _UPSTREAM_REQUEST_IDS:
+            if value := named.get(name):
+                record.upstream_request_id = redact.shortened(value, _LONGEST_ID)
+                break
+
+    def _note_sent(self, began: float, body: RequestBody | None, reader: RequestReader) -> None:
+        record = self._trace.record
+        record.upstream_ms = (self._trace.elapsed() - began) * 1000
+        if body is not None:
+            record.request_bytes = body.size
+            if body.plain is None:  # the rest of a long body was read meanwhile
+                self._note_facts(reader.close())
+
+
+def _asking(
+    body: RequestBody, headers: wire.Headers, named: dict[str, str]
+) -> tuple[UsageRemover | None, wire.Headers]:
+    if "content-encoding" in named:
+        return None, headers
+    whole = body.read_all()
+    changed = asking_for_usage(whole)
+    body.replace(whole if changed is None else changed)
+    kept = [pair for pair in headers if pair[0] not in ("content-length", "accept-encoding")]
+    encoding = "identity" if changed is not None else named.get("accept-encoding")
+    if encoding is not None:
+        kept.append(("accept-encoding", encoding))
+    kept.append(("content-length", str(body.length)))
+    return (UsageRemover() if changed is not None else None), kept
+
+
+def _content(answer: Answer) -> tuple[str, str]:
+    named = wire.first_values(answer.headers)
+    return named.get("content-type", ""), named.get("content-encoding", "")
+
+
+def _own_error(error: ProxyError) -> Response:
+    tracing.note_error(error)
+    named = wire.first_values(serving.request_headers(request.environ))
+    path, _query = serving.raw_target(request.environ)
+    request_id = g.trace.record.request_id
+    answer = Response(
+        error_body(dialect_of(path, named), error, request_id),
+        status=error.status,
+        mimetype="application/json",
+    )
+    answer.headers["x-request-id"] = request_id
+    if isinstance(error, UpgradeRequired):
+        answer.headers["Upgrade"] = "HTTP/1.1"
+    if isinstance(error, BodyTooLarge | HeadersTooLarge):
+        request.environ.get("ccproxy.force_close", lambda: None)()
+        answer.call_on_close(partial(discard, request.environ["wsgi.input"]))
+    return answer
+
+
+def _nobody_listens(error: ClientDisconnected) -> Response:
+    tracing.note_error(error)
+    g.trace.record.client_disconnected = True
+    request.environ.get("ccproxy.force_close", lambda: None)()
+    return Response(status=499)
+
+
+def _defect(error: Exception) -> Response:
+    log.exception("proxy_defect", request_id=g.trace.record.request_id)
+    with contextlib.suppress(AttributeError):
+        tracing.note_error(error)
+    return _own_error(ProxyError("the proxy failed on this request; its log has the reason"))

@@ -1,0 +1,158 @@
+"""What we need of gunicorn beyond WSGI: headers as they came, and answers without additions.
+
+WSGI joins repeated request headers, and gunicorn adds ``Server`` and ``Date`` to each answer. A
+transparent proxy must do neither. Under another server the WSGI way is used.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from typing import TYPE_CHECKING, Any
+
+from gunicorn.http import wsgi
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+    from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
+
+Headers = list[tuple[str, str]]
+
+
+class WireHeaders(list[tuple[str, str]]):
+    """Answer headers to which nothing may be added."""
+
+
+class TransparentResponse(wsgi.Response):  # type: ignore[misc]  # gunicorn has no types
+    """gunicorn's writer; sends a head with its first bytes, and adds nothing to a relayed one."""
+
+    _transparent = False
+    _held_head = b""
+
+    def start_response(
+        self, status: str, headers: Headers, exc_info: Any = None
+    ) -> Callable[[bytes], None]:
+        """Remember whether *headers* are relayed ones."""
+        self._transparent = isinstance(headers, WireHeaders)
+        write: Callable[[bytes], None] = super().start_response(status, headers, exc_info)
+        return write
+
+    def default_headers(self) -> list[str]:
+        """Return the status line and the headers of this connection."""
+        status, _server, date, *connection = super().default_headers()
+        return [status, *connection] if self._transparent else [status, date, *connection]
+
+    def write(self, arg: bytes) -> None:
+        """Send *arg*; together with the head where that was not sent yet."""
+        if self.headers_sent or not arg or self._omits_body:
+            super().write(arg)
+            return
+        sock, self.sock = self.sock, _Gathering()
+        try:
+            super().write(arg)
+            gathered = self.sock.data
+        finally:
+            self.sock = sock
+        sock.sendall(gathered)
+
+
+class _Gathering:
+    """Stands in for a socket while head and first bytes are put together."""
+
+    def __init__(self) -> None:
+        self.data = b""
+
+    def sendall(self, data: bytes) -> None:
+        self.data += data
+
+
+def install() -> None:
+    """Make gunicorn write answers as :class:`TransparentResponse` in this process."""
+    wsgi.Response = TransparentResponse
+
+
+class Edge:
+    """The outermost WSGI layer: hands on what WSGI itself does not tell.
+
+    ``ccproxy.headers``: all request headers, lower-case names, in order, repeated ones too.
+    ``ccproxy.force_close``: call it to close the client's connection after the answer.
+    """
+
+    def __init__(self, app: WSGIApplication) -> None:
+        self._app = app
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        """Serve one request."""
+        writer = getattr(start_response, "__self__", None)
+        if isinstance(writer, wsgi.Response):
+            environ["ccproxy.headers"] = [(name.lower(), v) for name, v in writer.req.headers]
+            environ["ccproxy.force_close"] = writer.force_close
+            connections.begin(writer.sock)
+        return self._app(environ, start_response)
+
+
+def request_headers(environ: Mapping[str, Any]) -> Headers:
+    """Return all request headers, with lower-case names."""
+    headers: Headers | None = environ.get("ccproxy.headers")
+    if headers is not None:
+        return headers
+    found = [
+        (name[5:].replace("_", "-").lower(), value)
+        for name, value in environ.items()
+        if name.startswith("HTTP_")
+    ]
+    for name in ("CONTENT_TYPE", "CONTENT_LENGTH"):
+        if environ.get(name):
+            found.append((name.replace("_", "-").lower(), environ[name]))
+    return found
+
+
+def raw_target(environ: Mapping[str, Any]) -> tuple[str, str]:
+    """Return path and query as the client wrote them."""
+    target: str = environ.get("RAW_URI") or environ.get("REQUEST_URI") or ""
+    if not target.startswith("/"):  # absolute form, or a server that does not tell
+        _scheme, found, rest = target.partition("://")
+        slash = rest.find("/")
+        target = rest[slash:] if found and slash >= 0 else environ["PATH_INFO"]
+        if not found and environ.get("QUERY_STRING"):
+            target += "?" + environ["QUERY_STRING"]
+    path, _, query = target.partition("?")
+    return path, query
+
+
+class Connections:
+    """The clients' connections of this process, so that a stop need not wait for idle ones."""
+
+    def __init__(self) -> None:
+        self._idle: set[Any] = set()
+        self._stopping = False
+
+    def begin(self, sock: Any) -> None:
+        """A request came in on *sock*."""
+        self._idle.discard(sock)
+
+    def end(self, sock: Any) -> None:
+        """The request on *sock* is answered; the connection may be used again, or be closed."""
+        if self._stopping:
+            _end_reading(sock)
+            return
+        if len(self._idle) > _MANY_IDLE:
+            self._idle = {idle for idle in self._idle if idle.fileno() >= 0}
+        self._idle.add(sock)
+
+    def stop(self) -> None:
+        """Let idle connections end, and busy ones after the answer they wait for."""
+        self._stopping = True
+        while self._idle:
+            _end_reading(self._idle.pop())
+
+
+_MANY_IDLE = 512
+
+
+def _end_reading(sock: Any) -> None:
+    with contextlib.suppress(OSError):
+        sock.shutdown(socket.SHUT_RD)
+
+
+connections = Connections()

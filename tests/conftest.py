@@ -1,0 +1,219 @@
+"""Shared fixtures: a scripted upstream, and the real server in front of it."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import pytest
+from scripted import ScriptedUpstream, wait_until
+
+ROOT = Path(__file__).resolve().parents[1]
+RECORDINGS = ROOT.parent / "shared" / "recordings" / "exchanges"
+
+
+def free_port() -> int:
+    """Return a port nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
+
+
+class Server:
+    """A gunicorn process with everything switched on, and questions to ask of it."""
+
+    def __init__(self, home: Path, upstream_url: str, workers: int = 2, **env: str) -> None:
+        self.home, self.port = home, free_port()
+        self.log_path = home / "server.log"
+        self.database = home / "data" / "metrics.duckdb"
+        settings = {
+            "CCPROXY_PORT": str(self.port),
+            "CCPROXY_WORKERS": str(workers),
+            "OBSERVABILITY__DUCKDB_PATH": str(self.database),
+            **{
+                f"OBSERVABILITY__{name}": "true"
+                for name in (
+                    "METRICS_ENDPOINT_ENABLED",
+                    "LOGS_ENDPOINTS_ENABLED",
+                    "LOGS_COLLECTION_ENABLED",
+                    "DASHBOARD_ENABLED",
+                )
+            },
+            **{
+                f"PROVIDERS__{name}__BASE_URL": upstream_url
+                for name in ("ANTHROPIC", "OPENAI", "GEMINI", "OLLAMA", "OPENROUTER")
+            },
+            **env,
+        }
+        inherited = {
+            name: value
+            for name, value in os.environ.items()
+            if "__" not in name and not name.startswith(("CCPROXY_", "PROMETHEUS_"))
+        }
+        self.env = {**inherited, **settings, "PYTHONPATH": str(ROOT)}
+        self.log = self.log_path.open("ab")
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> Server:
+        """Start it in a folder without settings files, and wait until it answers."""
+        self.process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "gunicorn", "-k", "gevent"),
+                *("-c", str(ROOT / "gunicorn.conf.py"), "wsgi:app"),
+            ],
+            cwd=self.home,
+            env=self.env,
+            stdout=self.log,
+            stderr=self.log,
+        )
+        wait_until(self._answers, 20)
+        return self
+
+    def _answers(self) -> bool:
+        assert self.process is not None
+        if self.process.poll() is not None:
+            raise AssertionError(f"the server ended:\n{self.log_path.read_text()[-3000:]}")
+        try:
+            return self.request("GET", "/health")[0] == 200
+        except OSError:
+            return False
+
+    def stop(self, seconds: float = 15) -> int:
+        """Stop it the friendly way, and return its exit code."""
+        assert self.process is not None
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            try:
+                self.process.wait(seconds)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait(5)
+                raise
+        self.log.close()
+        return self.process.returncode
+
+    @property
+    def url(self) -> str:
+        """Its base URL."""
+        return f"http://127.0.0.1:{self.port}"
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        headers: dict[str, str] | None = None,
+        timeout: float = 30,
+    ) -> tuple[int, dict[str, str], bytes]:
+        """Send one request on a connection of its own: (status, headers, body)."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
+        try:
+            connection.request(method, path, body, headers or {})
+            answer = connection.getresponse()
+            named = {name.lower(): value for name, value in answer.getheaders()}
+            return answer.status, named, answer.read()
+        finally:
+            connection.close()
+
+    def get_json(self, path: str, **query: Any) -> Any:
+        """Return the JSON at one of our own pages."""
+        status, _, body = self.request("GET", f"{path}?{urlencode(query)}" if query else path)
+        assert status == 200, (status, body[:500])
+        return json.loads(body)
+
+    def records(self, count: int = 1, seconds: float = 10, **query: Any) -> list[dict[str, Any]]:
+        """Wait for *count* records and return them, oldest first."""
+
+        def found() -> list[dict[str, Any]] | None:
+            rows = self.get_json("/logs/query", limit=10000, **query)["results"]
+            return rows if len(rows) >= count else None
+
+        try:
+            rows = wait_until(found, seconds)
+        except AssertionError:
+            rows = self.get_json("/logs/query", limit=10000, **query)["results"]
+        assert isinstance(rows, list)
+        assert len(rows) == count, [row["request_id"] for row in rows]
+        return rows[::-1]
+
+    def pids(self, part: str) -> list[int]:
+        """Return the ids of the server's processes whose command line contains *part*."""
+        assert self.process is not None
+        listing = subprocess.run(
+            ["ps", "--ppid", str(self.process.pid), "-o", "pid=,args="],
+            capture_output=True,
+            text=True,
+            check=False,
+        ).stdout
+        return [int(line.split()[0]) for line in listing.splitlines() if part in line]
+
+    def worker_pids(self) -> list[int]:
+        """Return the ids of the workers."""
+        return self.pids("wsgi:app")
+
+    def recorder_pids(self) -> list[int]:
+        """Return the id of the recorder."""
+        return self.pids("ccproxy_flask.recorder")
+
+
+@pytest.fixture(scope="session")
+def shared_upstream() -> Iterator[ScriptedUpstream]:
+    """One scripted upstream for all tests."""
+    upstream = ScriptedUpstream()
+    yield upstream
+    upstream.close()
+
+
+@pytest.fixture(scope="session")
+def shared_server(
+    tmp_path_factory: pytest.TempPathFactory, shared_upstream: ScriptedUpstream
+) -> Iterator[Server]:
+    """One server with two workers for all tests that do not hurt it."""
+    server = Server(tmp_path_factory.mktemp("server"), shared_upstream.url).start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def upstream(shared_upstream: ScriptedUpstream) -> ScriptedUpstream:
+    """The shared upstream, with a clean memory."""
+    shared_upstream.reset()
+    return shared_upstream
+
+
+@pytest.fixture
+def server(shared_server: Server) -> Server:
+    """The shared server, without records."""
+    deadline = time.monotonic() + 5
+    while True:
+        status, _, body = shared_server.request("POST", "/logs/reset")
+        if status == 200:
+            return shared_server
+        assert time.monotonic() < deadline, body
+
+
+@pytest.fixture
+def start_server(tmp_path: Path, upstream: ScriptedUpstream) -> Iterator[Callable[..., Server]]:
+    """Return a function that starts a server of the test's own: ``start_server(workers=1, …)``."""
+    started: list[Server] = []
+
+    def start(workers: int = 1, upstream_url: str | None = None, **env: str) -> Server:
+        home = tmp_path / f"server-{len(started)}"
+        home.mkdir()
+        server = Server(home, upstream_url or upstream.url, workers, **env)
+        started.append(server)
+        return server.start()
+
+    yield start
+    for server in started:
+        server.stop()
