@@ -89,8 +89,20 @@ def served(python: Path, directory: Path):
         port = probe.getsockname()[1]
     home = {"HOME": str(directory), "TMPDIR": str(directory), "PATH": os.environ["PATH"]}
     server = subprocess.Popen(
-        [python, "-m", "gunicorn", "-k", "gevent", "-w", "1", "-b", f"127.0.0.1:{port}"]
-        + ["-c", "python:ccproxy_flask.gunicorn_config", "ccproxy_flask.app:create_app()"],
+        [
+            python,
+            "-m",
+            "gunicorn",
+            "-k",
+            "gevent",
+            "-w",
+            "1",
+            "-b",
+            f"127.0.0.1:{port}",
+            "-c",
+            "python:ccproxy_flask.gunicorn_config",
+            "ccproxy_flask.app:create_app()",
+        ],
         cwd=directory,
         env={**home, **PAGES},
     )
