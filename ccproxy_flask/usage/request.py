@@ -1,0 +1,220 @@
+"""Read a request as it passes: which model it wants, how, and on whose behalf.
+
+Where clients say who they are was seen on the wire (2026-11): Claude Code, Codex, opencode, and
+the SDKs of OpenAI and Anthropic.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from ..redact import shortened
+from .base import SMALL_JSON, name_of, object_of, text_of
+from .decode import Decoder, Undecodable, codings_of
+from .skim import JsonBody
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from .base import WireApi
+    from .skim import WantedMembers
+
+_LONGEST_ID = 128
+_MOST_RETRIES = 1000
+_WANTED: WantedMembers = dict.fromkeys(
+    (
+        "metadata",
+        "model",
+        "prompt_cache_key",
+        "safety_identifier",
+        "service_tier",
+        "stream",
+        "stream_options",
+        "user",
+    )
+)
+# /v1beta/models/<model>:<method>, Vertex …/publishers/google/models/<model>:<method>, and
+# Azure /openai/deployments/<deployment>/….
+_MODEL_IN_PATH = re.compile(r"/(?:models|tunedModels|deployments)/([^/:?]+)(?::(\w+))?")
+# What older versions of Claude Code put into metadata.user_id.
+_OLD_CLAUDE_CODE_USER = re.compile(r"user_(\w+?)_account_([\w-]*?)_session_([\w-]+)")
+_STREAMS_BY_DEFAULT = ("/api/chat", "/api/generate")
+
+
+@dataclass(slots=True)
+class RequestFacts:
+    """What a request says of itself."""
+
+    model: str | None = None
+    streaming: bool | None = None
+    """What it asks for; None where that is not known."""
+    asks_stream_usage: bool = False
+    """``stream_options.include_usage`` is set."""
+    service_tier: str | None = None
+    session_id: str | None = None
+    user_id: str | None = None
+    agent_id: str | None = None
+    retry_count: int | None = None
+
+
+class RequestReader:
+    """Reads a copy of a request's body. Never raises; what cannot be read is left.
+
+    *headers* by lower-case name; *path* with or without its query.
+    """
+
+    def __init__(
+        self,
+        api: WireApi,
+        headers: Mapping[str, str],
+        path: str,
+        small_json: int = SMALL_JSON,
+    ) -> None:
+        self._api = api
+        self._headers = headers
+        self._path = path
+        self._body: JsonBody | None = JsonBody(_WANTED, small_json)
+        self._begun = False
+        self._decoder: Decoder | None = None
+        encoding = headers.get("content-encoding")
+        if encoding and codings_of(encoding):
+            try:
+                self._decoder = Decoder(encoding)
+            except Undecodable:
+                self._body = None
+
+    def feed(self, data: bytes) -> None:
+        """Take the next piece of the body, still compressed where it is."""
+        if self._body is None or not data:
+            return
+        try:
+            if self._decoder is None:
+                self._read(data)
+            else:
+                for piece in self._decoder.decode(data):
+                    self._read(piece)
+        except Exception:  # noqa: BLE001 reading along must never break the request
+            self._body = None
+
+    def close(self) -> RequestFacts:
+        """Return what was found out."""
+        document: dict[str, Any] | None = None
+        facts = RequestFacts()
+        try:
+            if self._body is not None and self._begun:
+                found, _ = self._body.end()
+                document = found if isinstance(found, dict) else None
+            self._note_body(facts, document)
+            _note_ids(facts, self._headers, document or {})
+        except Exception:  # noqa: BLE001, S110 reading along must never break the request
+            pass
+        return facts
+
+    def _read(self, data: bytes) -> None:
+        if self._body is None:
+            return
+        if not self._begun:
+            start = data.lstrip(b"\xef\xbb\xbf \t\r\n")[:1]
+            if not start:
+                return
+            if start != b"{":  # a form, a file
+                self._body = None
+                return
+            self._begun = True
+        self._body.feed(data)
+
+    def _note_body(self, facts: RequestFacts, document: dict[str, Any] | None) -> None:
+        in_path = _MODEL_IN_PATH.search(self._path)
+        if document is not None:
+            facts.model = name_of(document.get("model"))
+            facts.service_tier = name_of(document.get("service_tier"))
+            options = object_of(document.get("stream_options"))
+            facts.asks_stream_usage = options.get("include_usage") is True
+        if facts.model is None and in_path:
+            facts.model = name_of(in_path[1])
+        facts.streaming = self._streaming(document, in_path[2] if in_path else None)
+
+    def _streaming(self, document: dict[str, Any] | None, method: str | None) -> bool | None:
+        if self._api == "gemini" and method:
+            return method.lower().startswith("stream")
+        if document is None:
+            return None
+        stream = document.get("stream")
+        if isinstance(stream, bool):
+            return stream
+        if self._api == "other":
+            return None
+        path = self._path.partition("?")[0]
+        return self._api == "ollama" and path.endswith(_STREAMS_BY_DEFAULT)
+
+
+def _note_ids(facts: RequestFacts, headers: Mapping[str, str], document: dict[str, Any]) -> None:
+    metadata = object_of(document.get("metadata"))
+    user = _claude_code_user(text_of(metadata.get("user_id")))
+    turn = _json_object(headers.get("x-codex-turn-metadata"))
+    thread = headers.get("thread-id") or text_of(turn.get("thread_id"))
+    session = (
+        headers.get("x-claude-code-session-id")
+        or user.get("session_id")
+        or headers.get("session-id")
+        or headers.get("session_id")  # older versions of Codex
+        or text_of(turn.get("session_id"))
+        or headers.get("x-session-id")
+        or headers.get("x-session-affinity")
+        or thread
+        or text_of(document.get("prompt_cache_key"))
+    )
+    # A subagent of Codex is a thread of its own in the session.
+    agent = headers.get("x-claude-code-agent-id") or (thread if thread != session else None)
+    facts.session_id = _short(session)
+    facts.agent_id = _short(agent)
+    facts.user_id = _short(
+        user.get("account_uuid")
+        or user.get("device_id")
+        or user.get("user_id")
+        or document.get("safety_identifier")
+        or document.get("user")
+    )
+    retries = headers.get("x-stainless-retry-count", "")
+    if retries.isascii() and retries.isdigit() and len(retries) < 5:
+        facts.retry_count = min(int(retries), _MOST_RETRIES)
+
+
+def _claude_code_user(user_id: str | None) -> dict[str, Any]:
+    """Return the parts of metadata.user_id: an id, or JSON with several."""
+    if user_id is None:
+        return {}
+    if parts := _json_object(user_id):
+        return {key: value for key, value in parts.items() if text_of(value)}
+    if old := _OLD_CLAUDE_CODE_USER.fullmatch(user_id):
+        return {"device_id": old[1], "account_uuid": old[2], "session_id": old[3]}
+    return {"user_id": user_id}
+
+
+def _json_object(text: str | None) -> dict[str, Any]:
+    if not text or not text.startswith("{"):
+        return {}
+    try:
+        return object_of(orjson.loads(text))
+    except (orjson.JSONDecodeError, UnicodeEncodeError):
+        return {}
+
+
+def _short(value: object) -> str | None:
+    text = text_of(value)
+    return shortened(text, _LONGEST_ID) if text else None
+
+
+def request_reader(
+    api: WireApi,
+    headers: Mapping[str, str],
+    path: str,
+    *,
+    small_json: int = SMALL_JSON,
+) -> RequestReader:
+    """Return a reader for one request in the wire format *api*."""
+    return RequestReader(api, headers, path, small_json)
