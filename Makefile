@@ -43,7 +43,7 @@ bench: $(VENV)/.run ## Measure the proxy against its upstream and nginx (needs D
 	$(PYTHON) -m benchmarks.run
 
 docs: $(VENV)/.run ## Write the generated pages of docs/ anew
-	$(PYTHON) docs/generate.py
+	$(PYTHON) -m docs.generate
 
 lock: $(PYTHON) $(NEEDS_UV) ## Write the lock files anew (LOCK_OPTIONS=--upgrade for newer versions)
 	$(compile) pyproject.toml -o requirements/run.txt

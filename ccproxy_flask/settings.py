@@ -341,7 +341,7 @@ def load_settings(
     """Read all sources and return the settings; *overrides* (sections by name) win over all.
 
     Raises SettingsError with one line that names the setting, what is wrong, and where a name is
-    unknown the nearest valid one. No value of a setting is ever in that line.
+    unknown the nearest valid one. No secret is ever in that line.
     """
     environ = os.environ if environ is None else environ
     directory = Path.cwd() if directory is None else directory
