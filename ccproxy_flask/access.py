@@ -5,7 +5,8 @@ Three checks, in this order, before any view of a guarded blueprint:
 1. The ``Host`` header names this machine or a configured name. A page of a foreign site whose name
    was made to point here (DNS rebinding) stops at this.
 2. A request that changes something, and a WebSocket handshake, comes from our own pages or from no
-   page at all. Browsers say so in ``Origin`` and ``Sec-Fetch-Site`` (Fetch standard, Fetch Metadata).
+   page at all. Browsers say so in ``Origin`` and ``Sec-Fetch-Site`` (Fetch standard;
+   Fetch Metadata).
 3. Where ``SECURITY__AUTH_TOKEN`` is set, the request has it: as a bearer token, or as the session
    cookie that the sign-in page gives for it.
 
@@ -171,12 +172,12 @@ def issue_session(token: str) -> str:
     return str(_signer(token).dumps("operator"))
 
 
-def session_fits(token: str, cookie: str | None) -> bool:
-    """Tell whether *cookie* was issued for this *token*, within the last week."""
+def session_fits(token: str, cookie: str | None, seconds: int = SESSION_SECONDS) -> bool:
+    """Tell whether *cookie* was issued for this *token*, within the last *seconds*."""
     if not cookie or len(cookie) > _LONGEST_TOKEN:
         return False
     try:
-        return bool(_signer(token).loads(cookie, max_age=SESSION_SECONDS) == "operator")
+        return bool(_signer(token).loads(cookie, max_age=seconds) == "operator")
     except BadSignature:
         return False
 

@@ -79,7 +79,7 @@ class _Viewer:
         self._snapshot_at = 0.0
 
     def serve(self) -> None:
-        """Return when the feed is closed; raise ConnectionClosed or OSError when the viewer goes."""
+        """Return when the feed is closed; raise ConnectionClosed or OSError if the viewer goes."""
         self._send_snapshot(next_in=SECOND_SNAPSHOT_SECONDS)
         while not self._subscription.closed:
             found = self._collect()
@@ -178,5 +178,5 @@ class _Line:
                 return  # it is closed already
             thread.join(timeout=1.0)
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401  whatever the socket has
         return getattr(self._sock, name)

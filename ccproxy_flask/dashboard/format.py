@@ -47,7 +47,7 @@ def row(record: Mapping[str, Any]) -> dict[str, Any]:
     return {name: record.get(name) for name in ROW_FIELDS}
 
 
-def message(kind: str, data: Any, timestamp: str | None = None) -> str:
+def message(kind: str, data: object, timestamp: str | None = None) -> str:
     """Return one message: ``{"type", "data", "timestamp"}``; *timestamp* is now by default."""
     stamp = timestamp or datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     return to_json({"type": kind, "data": data, "timestamp": stamp}).decode()

@@ -1,7 +1,7 @@
 // The small bars beside the request count: ends of the last two minutes, errors on top.
 
-const BARS = 40;
-const STEP = 3_000;
+const BARS = 30;
+const STEP = 4_000;
 const WIDTH = 3;
 const GAP = 1.5;
 const HEIGHT = 34;

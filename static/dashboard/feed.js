@@ -134,16 +134,37 @@ function fill({ row, inFlight, element }) {
   fillStatus(field(element, "status"), row, inFlight, bad);
   put(element, "model", row.model ?? row.model_requested ?? UNKNOWN);
   put(element, "provider", row.provider ?? "");
+  field(element, "provider").dataset.provider = row.provider ?? "";
   put(element, "method", row.method ?? "");
   put(element, "path", row.path || row.endpoint || UNKNOWN);
   put(element, "note", bad ? errorText(row) : client(row.user_agent));
   put(element, "duration", inFlight ? "" : duration(row.duration_ms));
-  put(element, "first", row.ttft_ms === null ? "" : `first token ${duration(row.ttft_ms)}`);
-  put(element, "input", inFlight ? "" : count(row.tokens_input));
-  put(element, "cached", inFlight ? "" : count(row.cache_read_tokens));
-  put(element, "output", inFlight ? "" : count(row.tokens_output));
-  put(element, "cost", inFlight ? "" : cost(row.cost_usd));
+  put(element, "first", blankOr(row.ttft_ms, inFlight, duration));
+  put(element, "input", blankOr(row.tokens_input, inFlight, count));
+  put(element, "cached", blankOr(row.cache_read_tokens, inFlight, count));
+  put(element, "output", blankOr(row.tokens_output, inFlight, count));
+  put(element, "cost", blankOr(row.cost_usd, inFlight, cost));
+  fillBar(field(element, "bar"), row, inFlight);
   titles(element, row);
+}
+
+/** What is not known yet is blank; what will never be known is a dash. */
+function blankOr(value, inFlight, format) {
+  return inFlight && number(value) === null ? "" : format(value);
+}
+
+/** How long it took, on a scale of 10 ms to 2 minutes; the pale part is the wait for a token. */
+function fillBar(bar, row, inFlight) {
+  const took = inFlight ? null : number(row.duration_ms);
+  bar.style.width = took === null ? "0" : `${scaled(took)}%`;
+  const waited = number(row.ttft_ms);
+  const share = took && waited !== null ? Math.min(1, waited / took) : 0;
+  bar.style.setProperty("--waited", `${Math.round(share * 100)}%`);
+}
+
+function scaled(milliseconds) {
+  const share = Math.log10(Math.max(10, milliseconds) / 10) / Math.log10(120_000 / 10);
+  return Math.round(4 + 96 * Math.min(1, share));
 }
 
 function fillTime(time, timestamp) {
@@ -189,7 +210,9 @@ function field(element, name) {
 }
 
 function put(element, name, text) {
-  setText(field(element, name), text);
+  const place = field(element, name);
+  place.classList.toggle("unknown", text === UNKNOWN);
+  setText(place, text);
 }
 
 function setText(element, text) {

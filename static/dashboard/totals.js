@@ -102,7 +102,7 @@ function costNote(sums) {
   const unpriced = sums.requests - sums.priced;
   const each = sums.priced ? `${costTotal(sums.cost / sums.priced)} a request` : "";
   if (!unpriced) return each;
-  return [each, `${count(unpriced)} unknown`].filter(Boolean).join(" · ");
+  return [each, `${count(unpriced)} without a price`].filter(Boolean).join(" · ");
 }
 
 function fromStore(totals) {
