@@ -34,7 +34,7 @@ def free_port() -> int:
 @contextlib.contextmanager
 def started(command: list[str], port: int, **options: object) -> Iterator[subprocess.Popen[bytes]]:
     """Run *command* until the end of the block, once it listens on *port*."""
-    process = subprocess.Popen(command, **options)  # type: ignore[call-overload]
+    process = subprocess.Popen(command, **options)  # type: ignore[call-overload]  # what Popen takes
     try:
         deadline = time.monotonic() + 30
         while not _listens(port):

@@ -35,8 +35,8 @@ HOMES = {
     "urllib3": {"proxy/upstream.py"},
     "waitress": {"recorder/server.py"},
 }
-# The one place that reads the environment for settings, and those that set up processes.
-READS_ENVIRONMENT = {"settings.py", "gunicorn_config.py"}
+# The one place that reads it for settings; the others see to what the Prometheus library reads.
+READS_ENVIRONMENT = {"settings.py", "gunicorn_config.py", "metrics.py"}
 
 
 @cache
@@ -81,6 +81,11 @@ def test_functions_are_short():
     assert {name: length for name, length in lengths.items() if length > 50} == {}
 
 
+def reason_in(comment: str) -> str:
+    """Return *comment* without the marks that switch a check off."""
+    return re.sub(r"noqa: [A-Z0-9, ]*[A-Z0-9]", "", comment)
+
+
 def test_catching_everything_says_why():
     """A broad `except` is a decision: it carries its reason."""
     broad = re.compile(r"^\s*except( (Base)?Exception\b[^:]*)?:(?P<rest>.*)$")
@@ -88,7 +93,7 @@ def test_catching_everything_says_why():
         f"{named(path)}:{number}"
         for path in SOURCES
         for number, line in enumerate(path.read_text().splitlines(), 1)
-        if (found := broad.match(line)) and len(found["rest"].partition("BLE001")[2].strip()) < 10
+        if (found := broad.match(line)) and not re.search(r"#.*\w+ \w+", reason_in(found["rest"]))
     ]
     assert silent == []
 
@@ -224,6 +229,7 @@ def test_what_is_imported_is_declared():
     """Each library that the package imports is a dependency of its own, not of another's."""
     distributions = {
         "dotenv": "python-dotenv",
+        "pydantic_core": "pydantic",
         "flask_sock": "flask-sock",
         "genai_prices": "genai-prices",
         "prometheus_client": "prometheus-client",
