@@ -1,0 +1,1 @@
+"""Where finished records are kept and asked for."""

@@ -1,0 +1,264 @@
+"""What a store is: the questions it answers, and the shapes of its answers. Pure."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Protocol
+
+import orjson
+
+from ccproxy_flask.errors import StoreUnavailable
+from ccproxy_flask.record import COLUMNS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+MOST_ROWS = 10_000
+"""The most rows of one answer."""
+
+
+class StoreDamaged(StoreUnavailable):
+    """The database cannot be read any more: its content is broken."""
+
+
+class RowsRefused(ValueError):
+    """Among the rows to append is one that does not fit the columns; none was kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Which values of a column are wanted: one of *include* (empty: all), none of *exclude*."""
+
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class LogFilter:
+    """Which rows are meant; None means any. Times are UTC, both ends included; durations are ms."""
+
+    start_time: datetime | None = None
+    end_time: datetime | None = None
+    model: str | None = None
+    service_type: Choice = Choice()
+    provider: str | None = None
+    status_code_min: int | None = None
+    status_code_max: int | None = None
+    min_duration_ms: float | None = None
+    max_duration_ms: float | None = None
+    streaming: bool | None = None
+    session_id: str | None = None
+    request_id: str | None = None
+    error_type: str | None = None
+    q: str | None = None
+    """A part of the path, the model, the user agent, or the error; upper and lower case alike."""
+
+    def to_wire(self) -> dict[str, Any]:
+        """Return what is set, in JSON's types."""
+        return {
+            item.name: orjson.loads(orjson.dumps(value))
+            for item in dataclasses.fields(self)
+            if (value := getattr(self, item.name)) != item.default
+        }
+
+    @classmethod
+    def from_wire(cls, fields: Mapping[str, Any]) -> LogFilter:
+        """Return the filter that :meth:`to_wire` gave *fields* of.
+
+        Raises TypeError, ValueError or KeyError where they are something else.
+        """
+        values = dict(fields)
+        for name in ("start_time", "end_time"):
+            if name in values:
+                values[name] = datetime.fromisoformat(values[name]).astimezone(UTC)
+        if "service_type" in values:
+            choice = values["service_type"]
+            values["service_type"] = Choice(tuple(choice["include"]), tuple(choice["exclude"]))
+        return cls(**values)
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Which rows of all: *limit* of them after the first *offset*, in the order of a column."""
+
+    limit: int = 50
+    offset: int = 0
+    order_by: str = "timestamp"
+    order_desc: bool = True
+
+    def __post_init__(self) -> None:
+        if self.order_by not in COLUMNS:
+            raise ValueError(f"{self.order_by!r} is no column")
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """The last row that was seen, newest first; text form ``<microseconds>~<request id>``."""
+
+    timestamp: datetime
+    request_id: str
+
+    def __str__(self) -> str:
+        micros = (self.timestamp - _EPOCH) // _MICROSECOND
+        return f"{micros}~{self.request_id}"
+
+    @classmethod
+    def parse(cls, text: str) -> Cursor:
+        """Return the cursor with this *text*; raises ValueError where it is none."""
+        match = _CURSOR.fullmatch(text)
+        if match is None:
+            raise ValueError("not a cursor")
+        try:
+            return cls(_EPOCH + int(match[1]) * _MICROSECOND, match[2])
+        except OverflowError:
+            raise ValueError("not a cursor") from None
+
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = datetime.resolution
+_CURSOR = re.compile(r"([0-9]{1,18})~([!-}]{1,128})")
+
+
+@dataclass(frozen=True, slots=True)
+class EntriesPage:
+    """Some rows, as the *text* of a JSON array, and how many there are in all."""
+
+    text: bytes
+    total_count: int
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """The rows, parsed."""
+        rows: list[dict[str, Any]] = orjson.loads(self.text)
+        return rows
+
+
+@dataclass(frozen=True, slots=True)
+class QueryPage:
+    """Some rows, as the *text* of a JSON array, and where the next page begins (None: nowhere)."""
+
+    text: bytes
+    count: int
+    next_cursor: str | None
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """The rows, parsed."""
+        rows: list[dict[str, Any]] = orjson.loads(self.text)
+        return rows
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """Figures over the rows of a filter. USD, milliseconds; None: nothing is known of it.
+
+    A row is a success where the client got the whole of an answer that is no error
+    (``RequestRecord.succeeded``), else an error.
+    """
+
+    total_requests: int = 0
+    total_successful_requests: int = 0
+    total_error_requests: int = 0
+    avg_duration_ms: float | None = None
+    p50_duration_ms: float | None = None
+    p95_duration_ms: float | None = None
+    p99_duration_ms: float | None = None
+    avg_ttft_ms: float | None = None
+    total_cost_usd: float | None = None
+    total_tokens_input: int = 0
+    total_tokens_output: int = 0
+    total_cache_read_tokens: int = 0
+    total_cache_write_tokens: int = 0
+    total_tokens_reasoning: int = 0
+    """A part of the output."""
+    total_tokens_all: int = 0
+    """Input, output, cache read and cache write together."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoreStatus:
+    """The state of a store and of what fills it. Times are UTC, ages are seconds."""
+
+    backend: str
+    path: str
+    rows: int
+    last_write: datetime | None
+    backlog_bytes: int = 0
+    """Bytes of the journal that are not stored yet."""
+    writer_lag_seconds: float = 0.0
+    """For how long there has been such a backlog."""
+    counts: Mapping[str, int] = field(default_factory=dict)
+    """``damaged_lines``, ``worker_lost``, ``record_lost``, ``dropped:<reason>``."""
+    version: str = ""
+    reason: str | None = None
+    """What is wrong, where something is."""
+
+    def to_wire(self) -> bytes:
+        """Return it as JSON."""
+        return orjson.dumps(self)
+
+    @classmethod
+    def from_wire(cls, text: bytes) -> StoreStatus:
+        """Return the status of which *text* is the JSON form."""
+        fields = orjson.loads(text)
+        if fields["last_write"] is not None:
+            fields["last_write"] = datetime.fromisoformat(fields["last_write"])
+        return cls(**fields)
+
+
+class Store(Protocol):
+    """Answers questions about the rows. Every method raises StoreUnavailable where it cannot."""
+
+    def entries(self, where: LogFilter, page: Page) -> EntriesPage:
+        """Return one page of rows, and how many there are in all."""
+
+    def query(self, where: LogFilter, limit: int, cursor: Cursor | None = None) -> QueryPage:
+        """Return up to *limit* rows, newest first, from after *cursor* on."""
+
+    def totals(self, where: LogFilter) -> Totals:
+        """Return the sums over all rows of *where*."""
+
+    def status(self) -> StoreStatus:
+        """Return the state of the store."""
+
+    def reset(self) -> int:
+        """Delete all rows and return how many there were."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """How far a segment of the journal is stored.
+
+    *closed*: its worker is dead, and what that left open is stored too.
+    """
+
+    segment: str
+    position: int
+    closed: bool = False
+
+
+class RecordingStore(Store, Protocol):
+    """A store that takes records: what the recorder needs of it."""
+
+    def append(
+        self, rows: Sequence[bytes], marks: Sequence[Mark], counts: Mapping[str, int]
+    ) -> None:
+        """Keep *rows* (JSON objects), set *marks* and add *counts*: all of it or nothing.
+
+        Raises RowsRefused where a row does not fit the columns.
+        """
+
+    def append_missing(self, rows: Sequence[bytes], marks: Sequence[Mark], count: str) -> int:
+        """Keep those *rows* whose request is not there, add their number to *count*, return it."""
+
+    def marks(self) -> dict[str, Mark]:
+        """Return all marks by segment."""
+
+    def forget(self, segments: Sequence[str]) -> None:
+        """Delete the marks of *segments*, which are gone."""
+
+    def close(self) -> None:
+        """Let go of the database."""

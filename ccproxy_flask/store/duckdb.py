@@ -1,0 +1,500 @@
+"""The store on one DuckDB file. The only home of ``duckdb``: the recorder's process imports it."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import threading
+import time
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import duckdb
+import structlog
+
+from ccproxy_flask.errors import StoreUnavailable
+from ccproxy_flask.record import COLUMN_TYPES, COLUMNS
+
+from .base import (
+    Cursor,
+    EntriesPage,
+    LogFilter,
+    Mark,
+    Page,
+    QueryPage,
+    RowsRefused,
+    StoreDamaged,
+    StoreStatus,
+    Totals,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+log = structlog.get_logger(__name__)
+
+SCHEMA_VERSION = 1
+MEMORY_LIMIT = "512MB"
+"""Of DuckDB's buffers; a query that needs more spills to disk."""
+THREADS = 2
+"""Of queries and inserts together: most of the machine is for the workers."""
+SPILL_LIMIT = "4GB"
+QUERY_SECONDS = 30.0
+"""A query that takes longer is broken off."""
+
+_SQL_TYPES: dict[type, str] = {
+    str: "VARCHAR",
+    datetime: "TIMESTAMP",
+    bool: "BOOLEAN",
+    int: "BIGINT",
+    float: "DOUBLE",
+    Decimal: "DECIMAL(20,10)",
+}
+COLUMN_SQL: dict[str, str] = {name: _SQL_TYPES[COLUMN_TYPES[name]] for name in COLUMNS}
+_NEEDED = ("request_id", "timestamp")
+_NAMES = ", ".join(COLUMNS)
+_SHOWN = ", ".join(
+    f"strftime({name}, '%Y-%m-%dT%H:%M:%S.%fZ') AS {name}" if kind == "TIMESTAMP" else name
+    for name, kind in COLUMN_SQL.items()
+)
+_HERE = Path(__file__).parent
+# The parts of a message that tell what a duckdb.IOException is about (DuckDB 1.5).
+_DAMAGE = (
+    "Corrupt database file",
+    "not a valid DuckDB database file",
+    "Could not read enough bytes",
+    "Failed to deserialize",
+)
+_UNFIT = (
+    duckdb.ConversionException,
+    duckdb.InvalidInputException,
+    duckdb.ConstraintException,
+    duckdb.OutOfRangeException,
+)
+
+
+def _sql(name: str) -> str:
+    return (_HERE / name).read_text(encoding="utf-8")
+
+
+_ENTRIES = _sql("queries/entries.sql").replace("/*columns*/", _SHOWN)
+_TOTALS = _sql("queries/totals.sql")
+
+
+class DuckDBStore:
+    """All rows in one file, for one process.
+
+    Opens the database at *path*, makes it where there is none, and migrates it. Safe to call from
+    several threads: queries run beside each other and beside one append. Raises StoreUnavailable
+    (held by another process, no permission, made by a newer version…) or StoreDamaged.
+    """
+
+    backend = "duckdb"
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.usable = True
+        """False after an error that only opening the database again can heal."""
+        self._writing = threading.Lock()
+        self._active: set[duckdb.DuckDBPyConnection] = set()
+        self._batch = _BatchFile()
+        try:
+            self._connection = self._opened()
+        except StoreUnavailable:
+            self._batch.close()
+            raise
+        self._insert = (
+            f"INSERT INTO access_logs ({_NAMES}) SELECT {_NAMES} FROM "  # noqa: S608  our names
+            f"read_json('{self._batch.path}', format='newline_delimited', columns={COLUMN_SQL})"
+        )
+        self._insert_missing = (
+            f"{self._insert} AS new WHERE NOT EXISTS "
+            "(SELECT 1 FROM access_logs AS old WHERE old.request_id = new.request_id)"
+        )
+        with self._questions() as cursor:
+            found = cursor.execute("SELECT max(timestamp) FROM access_logs").fetchone()
+        self._last_write = found[0].replace(tzinfo=UTC) if found and found[0] else None
+
+    # -- opening -----------------------------------------------------------------------------------
+
+    def _opened(self) -> duckdb.DuckDBPyConnection:
+        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        mask = os.umask(0o077)
+        try:
+            connection = duckdb.connect(str(self.path), config=self._config())
+        except duckdb.Error as error:
+            raise self._translated(error) from error
+        finally:
+            os.umask(mask)
+        try:
+            # No statement, whoever wrote it, opens another file or changes these settings.
+            connection.execute(f"SET allowed_paths = ['{self._batch.path}']")
+            connection.execute("SET enable_external_access = false")
+            connection.execute("SET lock_configuration = true")
+            _migrate(connection)
+        except duckdb.Error as error:
+            connection.close()
+            raise self._translated(error) from error
+        except StoreUnavailable:
+            connection.close()
+            raise
+        return connection
+
+    def _config(self) -> dict[str, Any]:
+        return {
+            "threads": THREADS,
+            "memory_limit": MEMORY_LIMIT,
+            "temp_directory": f"{self.path}.tmp",
+            "max_temp_directory_size": SPILL_LIMIT,
+            "autoinstall_known_extensions": False,
+            "autoload_known_extensions": False,
+            # The batch file changes its content, not its name.
+            "enable_external_file_cache": False,
+        }
+
+    def close(self) -> None:
+        """Break off what runs, write everything into the database file, and let go of it."""
+        self.usable = False
+        for cursor in list(self._active):
+            cursor.interrupt()
+        with self._writing:
+            self._connection.close()
+            self._batch.close()
+
+    # -- writing -----------------------------------------------------------------------------------
+
+    def append(
+        self, rows: Sequence[bytes], marks: Sequence[Mark], counts: Mapping[str, int]
+    ) -> None:
+        """Keep *rows* (JSON objects), set *marks* and add *counts*: all of it or nothing.
+
+        Raises RowsRefused where a row does not fit the columns.
+        """
+        with self._transaction() as cursor:
+            if rows:
+                self._batch.fill(rows)
+                try:
+                    kept = _number(cursor.execute(self._insert))
+                except _UNFIT as error:
+                    raise RowsRefused(str(error)) from error
+                if kept != len(rows):
+                    raise RowsRefused(f"{len(rows)} lines are {kept} rows")
+            _set_marks(cursor, marks)
+            _add_counts(cursor, counts)
+        self._last_write = datetime.now(UTC) if rows else self._last_write
+
+    def append_missing(self, rows: Sequence[bytes], marks: Sequence[Mark], count: str) -> int:
+        """Keep those *rows* whose request is not there, add their number to *count*, return it."""
+        kept = 0
+        with self._transaction() as cursor:
+            if rows:
+                self._batch.fill(rows)
+                try:
+                    kept = _number(cursor.execute(self._insert_missing))
+                except _UNFIT as error:
+                    raise RowsRefused(str(error)) from error
+            _set_marks(cursor, marks)
+            _add_counts(cursor, {count: kept} if kept else {})
+        self._last_write = datetime.now(UTC) if kept else self._last_write
+        return kept
+
+    def marks(self) -> dict[str, Mark]:
+        """Return all marks by segment."""
+        with self._questions() as cursor:
+            rows = cursor.execute("SELECT segment, position, closed FROM journal_marks").fetchall()
+        return {name: Mark(name, position, closed) for name, position, closed in rows}
+
+    def forget(self, segments: Sequence[str]) -> None:
+        """Delete the marks of *segments*, which are gone."""
+        with self._transaction() as cursor:
+            cursor.execute("DELETE FROM journal_marks WHERE segment IN ?", [list(segments)])
+
+    def reset(self) -> int:
+        """Delete all rows and return how many there were."""
+        with self._transaction() as cursor:
+            deleted = _number(cursor.execute("DELETE FROM access_logs"))
+        try:
+            self._connection.execute("CHECKPOINT")
+        except duckdb.Error as error:  # queries are running; the next checkpoint makes room
+            log.info("checkpoint_put_off", error=str(error))
+        return deleted
+
+    # -- questions ---------------------------------------------------------------------------------
+
+    def entries(self, where: LogFilter, page: Page) -> EntriesPage:
+        """Return one page of rows, and how many there are in all."""
+        condition, values = _condition(where)
+        direction = "DESC" if page.order_desc else "ASC"
+        order = f"{page.order_by} {direction} NULLS LAST, request_id {direction}"
+        sql = _ENTRIES.replace("/*where*/", condition).replace("/*order*/", order)
+        count = f"SELECT count(*) FROM access_logs WHERE {condition}"  # noqa: S608  our names
+        with self._questions() as cursor:
+            cursor.execute("BEGIN TRANSACTION")
+            total = _number(cursor.execute(count, values))
+            rows = cursor.execute(sql, [*values, page.limit, page.offset]).fetchall()
+            cursor.execute("COMMIT")
+        return EntriesPage(_array(rows), total)
+
+    def query(self, where: LogFilter, limit: int, cursor: Cursor | None = None) -> QueryPage:
+        """Return up to *limit* rows, newest first, from after *cursor* on."""
+        condition, values = _condition(where)
+        if cursor is not None:
+            seen = cursor.timestamp.replace(tzinfo=None)
+            condition += " AND (timestamp < ? OR (timestamp = ? AND request_id < ?))"
+            values += [seen, seen, cursor.request_id]
+        order = "timestamp DESC, request_id DESC"
+        sql = _ENTRIES.replace("/*where*/", condition).replace("/*order*/", order)
+        sql = sql.replace("to_json(page)::VARCHAR", "to_json(page)::VARCHAR, timestamp, request_id")
+        with self._questions() as asking:
+            rows = asking.execute(sql, [*values, limit + 1, 0]).fetchall()
+        has_more, rows = len(rows) > limit, rows[:limit]
+        last = Cursor(datetime.fromisoformat(rows[-1][1]), rows[-1][2]) if has_more else None
+        return QueryPage(_array(rows), len(rows), str(last) if last else None)
+
+    def totals(self, where: LogFilter) -> Totals:
+        """Return the sums over all rows of *where*."""
+        condition, values = _condition(where)
+        with self._questions() as cursor:
+            row = cursor.execute(_TOTALS.replace("/*where*/", condition), values).fetchone()
+        return Totals(*row) if row else Totals()
+
+    def status(self) -> StoreStatus:
+        """Return the state of the database alone: the journal's is the recorder's to tell."""
+        with self._questions() as cursor:
+            rows = _number(cursor.execute("SELECT count(*) FROM access_logs"))
+            counts = cursor.execute("SELECT name, value FROM journal_counts").fetchall()
+        return StoreStatus(
+            self.backend, str(self.path), rows, self._last_write, counts=dict(counts)
+        )
+
+    # -- both --------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _transaction(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        with self._writing:
+            self._refuse_if_unusable()
+            try:
+                self._connection.execute("BEGIN TRANSACTION")
+                yield self._connection
+                self._connection.execute("COMMIT")
+            except duckdb.Error as error:
+                self._roll_back()
+                raise self._translated(error) from error
+            except RowsRefused:
+                self._roll_back()
+                raise
+
+    def _roll_back(self) -> None:
+        try:
+            self._connection.execute("ROLLBACK")
+        except duckdb.TransactionException:
+            pass  # a failed COMMIT ends the transaction itself
+        except duckdb.Error as error:
+            self.usable = False
+            log.error("rollback_failed", error=str(error))
+
+    @contextmanager
+    def _questions(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        self._refuse_if_unusable()
+        try:
+            cursor = self._connection.cursor()
+        except duckdb.Error as error:
+            raise self._translated(error) from error
+        alarm = threading.Timer(QUERY_SECONDS, cursor.interrupt)
+        alarm.daemon = True
+        self._active.add(cursor)
+        alarm.start()
+        try:
+            yield cursor
+        except duckdb.Error as error:
+            raise self._translated(error) from error
+        finally:
+            alarm.cancel()
+            self._active.discard(cursor)
+            cursor.close()
+
+    def _refuse_if_unusable(self) -> None:
+        if not self.usable:
+            raise StoreUnavailable("the database is being opened again")
+
+    def _translated(self, error: duckdb.Error) -> StoreUnavailable:
+        text = str(error)
+        if any(sign in text for sign in _DAMAGE):
+            self.usable = False
+            return StoreDamaged(f"{self.path} is damaged: {_first_line(text)}")
+        if isinstance(error, duckdb.FatalException | duckdb.InternalException):
+            self.usable = False
+        if "Could not set lock" in text:
+            return StoreUnavailable(f"{self.path} is held by another process", retry_after=5)
+        if isinstance(error, duckdb.InterruptException):
+            return StoreUnavailable(f"the query took longer than {QUERY_SECONDS:.0f} s", 5)
+        if isinstance(error, duckdb.OutOfMemoryException):
+            return StoreUnavailable("the query needs more memory than it may have", 5)
+        return StoreUnavailable(_first_line(text), retry_after=5)
+
+
+class _BatchFile:
+    """Rows on their way in: a file without a place on any disk, which DuckDB reads by its path."""
+
+    def __init__(self) -> None:
+        if hasattr(os, "memfd_create"):
+            self._fd, self._named = os.memfd_create("ccproxy-batch"), None
+            self.path = f"/proc/self/fd/{self._fd}"
+        else:
+            self._fd, self._named = tempfile.mkstemp(prefix="ccproxy-", suffix=".ndjson")
+            self.path = self._named
+
+    def fill(self, rows: Sequence[bytes]) -> None:
+        """Let the file have these *rows* and nothing else."""
+        os.ftruncate(self._fd, 0)
+        rest = memoryview(b"\n".join(rows) + b"\n")
+        offset = 0
+        while rest:
+            written = os.pwrite(self._fd, rest, offset)
+            rest, offset = rest[written:], offset + written
+
+    def close(self) -> None:
+        os.close(self._fd)
+        if self._named is not None:
+            Path(self._named).unlink(missing_ok=True)
+
+
+# -- the schema ------------------------------------------------------------------------------------
+
+
+def _migrate(connection: duckdb.DuckDBPyConnection) -> None:
+    """Make or renew the schema, all of it or nothing; refuse one of a newer version."""
+    connection.execute("BEGIN TRANSACTION")
+    connection.execute(
+        "CREATE TABLE IF NOT EXISTS schema_version (version INTEGER NOT NULL, at TIMESTAMP NOT NULL)"
+    )
+    found = connection.execute("SELECT max(version) FROM schema_version").fetchone()
+    version = found[0] if found else None
+    if version is not None and version > SCHEMA_VERSION:
+        raise StoreUnavailable(
+            f"the database has schema {version}, this version knows {SCHEMA_VERSION}: upgrade", 60
+        )
+    if version is None:
+        _create(connection)
+    else:
+        for number in range(version + 1, SCHEMA_VERSION + 1):
+            _run(connection, _sql(next(_HERE.glob(f"migrations/{number:04d}_*.sql")).name))
+    if version != SCHEMA_VERSION:
+        now = datetime.now(UTC).replace(tzinfo=None)
+        connection.execute("INSERT INTO schema_version VALUES (?, ?)", [SCHEMA_VERSION, now])
+    _add_missing_columns(connection)
+    connection.execute("COMMIT")
+
+
+def _create(connection: duckdb.DuckDBPyConnection) -> None:
+    columns = ", ".join(
+        f"{name} {kind} NOT NULL" if name in _NEEDED else f"{name} {kind}"
+        for name, kind in COLUMN_SQL.items()
+    )
+    connection.execute(_sql("schema.sql").replace("/*columns*/);", f"{columns});"))
+
+
+def _run(connection: duckdb.DuckDBPyConnection, sql: str) -> None:
+    connection.execute(sql)
+
+
+def _add_missing_columns(connection: duckdb.DuckDBPyConnection) -> None:
+    """Columns that only came with a newer record need no migration of their own."""
+    rows = connection.execute(
+        "SELECT column_name FROM information_schema.columns WHERE table_name = 'access_logs'"
+    ).fetchall()
+    there = {name for (name,) in rows}
+    for name, kind in COLUMN_SQL.items():
+        if name not in there:
+            connection.execute(f"ALTER TABLE access_logs ADD COLUMN {name} {kind}")
+
+
+# -- parts of statements ---------------------------------------------------------------------------
+
+
+def _set_marks(cursor: duckdb.DuckDBPyConnection, marks: Sequence[Mark]) -> None:
+    for mark in marks:
+        cursor.execute("DELETE FROM journal_marks WHERE segment = ?", [mark.segment])
+        values = [mark.segment, mark.position, mark.closed]
+        cursor.execute("INSERT INTO journal_marks VALUES (?, ?, ?)", values)
+
+
+def _add_counts(cursor: duckdb.DuckDBPyConnection, counts: Mapping[str, int]) -> None:
+    for name, number in counts.items():
+        changed = _number(
+            cursor.execute(
+                "UPDATE journal_counts SET value = value + ? WHERE name = ?", [number, name]
+            )
+        )
+        if not changed:
+            cursor.execute("INSERT INTO journal_counts VALUES (?, ?)", [name, number])
+
+
+_COMPARISONS = {
+    "start_time": "timestamp >= ?",
+    "end_time": "timestamp <= ?",
+    "model": "model = ?",
+    "provider": "provider = ?",
+    "status_code_min": "status_code >= ?",
+    "status_code_max": "status_code <= ?",
+    "min_duration_ms": "duration_ms >= ?",
+    "max_duration_ms": "duration_ms <= ?",
+    "streaming": "streaming = ?",
+    "session_id": "session_id = ?",
+    "request_id": "request_id = ?",
+    "error_type": "error_type = ?",
+}
+_SEARCHED = ("path", "model", "model_requested", "user_agent", "error_type", "error_message")
+
+
+def _condition(where: LogFilter) -> tuple[str, list[Any]]:
+    """Return the SQL of *where*, made of our own text alone, and the values for its marks."""
+    parts, values = ["true"], []
+    for name, comparison in _COMPARISONS.items():
+        value = getattr(where, name)
+        if value is not None:
+            parts.append(comparison)
+            naive = value.astimezone(UTC).replace(tzinfo=None) if "_time" in name else value
+            values.append(naive)
+    for names, operator in (
+        (where.service_type.include, "IN"),
+        (where.service_type.exclude, "NOT IN"),
+    ):
+        if names:
+            parts.append(f"service_type {operator} ({', '.join('?' * len(names))})")
+            values.extend(names)
+    if where.q is not None:
+        parts.append("(" + " OR ".join(f"contains(lower({name}), ?)" for name in _SEARCHED) + ")")
+        values.extend([where.q.lower()] * len(_SEARCHED))
+    return " AND ".join(parts), values
+
+
+def _number(cursor: duckdb.DuckDBPyConnection) -> int:
+    row = cursor.fetchone()
+    return int(row[0]) if row else 0
+
+
+def _array(rows: Sequence[tuple[Any, ...]]) -> bytes:
+    return ("[" + ",".join(row[0] for row in rows) + "]").encode()
+
+
+def _first_line(text: str) -> str:
+    return text.strip().partition("\n")[0]
+
+
+def set_aside(path: Path) -> Path:
+    """Move a damaged database and what belongs to it out of the way; return where it is now."""
+    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    target = path.with_name(f"{path.name}.damaged-{stamp}")
+    number = 1
+    while target.exists():
+        number += 1
+        target = path.with_name(f"{path.name}.damaged-{stamp}-{number}")
+    path.rename(target)
+    log_of_changes = path.with_name(path.name + ".wal")
+    if log_of_changes.exists():
+        log_of_changes.rename(target.with_name(target.name + ".wal"))
+    return target

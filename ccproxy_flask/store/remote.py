@@ -1,0 +1,104 @@
+"""The store as a worker sees it: the recorder behind its unix socket. Rows pass through unparsed."""
+
+from __future__ import annotations
+
+import http.client
+import socket
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from ccproxy_flask.errors import StoreUnavailable
+
+from .base import Cursor, EntriesPage, LogFilter, Page, QueryPage, StoreStatus, Totals
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+FACTS_HEADER = "x-ccproxy-facts"
+"""What there is to say of an answer besides its rows, as JSON."""
+_TIMEOUT_SECONDS = 35.0
+_LONGEST_REASON = 65_536
+
+
+class RemoteStore:
+    """Asks the recorder that listens on the unix socket *path*, one connection a question."""
+
+    backend = "duckdb"
+
+    def __init__(self, path: Path, timeout: float = _TIMEOUT_SECONDS) -> None:
+        self._path, self._timeout = path, timeout
+
+    def entries(self, where: LogFilter, page: Page) -> EntriesPage:
+        """Return one page of rows, and how many there are in all."""
+        asked = {
+            "where": where.to_wire(),
+            "limit": page.limit,
+            "offset": page.offset,
+            "order_by": page.order_by,
+            "order_desc": page.order_desc,
+        }
+        text, facts = self._ask("/entries", asked)
+        return EntriesPage(text, facts["total_count"])
+
+    def query(self, where: LogFilter, limit: int, cursor: Cursor | None = None) -> QueryPage:
+        """Return up to *limit* rows, newest first, from after *cursor* on."""
+        seen = None if cursor is None else str(cursor)
+        asked = {"where": where.to_wire(), "limit": limit, "cursor": seen}
+        text, facts = self._ask("/query", asked)
+        return QueryPage(text, facts["count"], facts["next_cursor"])
+
+    def totals(self, where: LogFilter) -> Totals:
+        """Return the sums over all rows of *where*."""
+        text, _ = self._ask("/totals", {"where": where.to_wire()})
+        return Totals(**orjson.loads(text))
+
+    def status(self) -> StoreStatus:
+        """Return the state of the store and of the recorder."""
+        text, _ = self._ask("/status", {})
+        return StoreStatus.from_wire(text)
+
+    def reset(self) -> int:
+        """Delete all rows and return how many there were."""
+        text, _ = self._ask("/reset", {})
+        return int(orjson.loads(text)["deleted"])
+
+    def _ask(self, path: str, asked: dict[str, Any]) -> tuple[bytes, dict[str, Any]]:
+        connection = _UnixConnection(self._path, self._timeout)
+        try:
+            connection.request("POST", path, orjson.dumps(asked))
+            answer = connection.getresponse()
+            if answer.status != http.client.OK:
+                raise _refusal(answer)
+            return answer.read(), orjson.loads(answer.getheader(FACTS_HEADER) or b"{}")
+        except TimeoutError as error:
+            raise StoreUnavailable("the recorder does not answer", retry_after=5) from error
+        except (OSError, http.client.HTTPException) as error:
+            raise StoreUnavailable("the recorder is not running") from error
+        finally:
+            connection.close()
+
+
+def _refusal(answer: http.client.HTTPResponse) -> StoreUnavailable:
+    text = answer.read(_LONGEST_REASON)
+    if answer.status != http.client.SERVICE_UNAVAILABLE:
+        return StoreUnavailable(f"the recorder answered {answer.status}: another version of it?")
+    facts = orjson.loads(text)
+    return StoreUnavailable(facts["reason"], facts["retry_after"])
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    """HTTP over a unix socket."""
+
+    def __init__(self, path: Path, timeout: float) -> None:
+        super().__init__("recorder", timeout=timeout)
+        self._path = str(path)
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            self.sock.settimeout(self.timeout)
+            self.sock.connect(self._path)
+        except OSError:
+            self.sock.close()
+            raise
