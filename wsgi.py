@@ -1,4 +1,4 @@
-"""The application for a WSGI server: ``gunicorn -k gevent wsgi:app`` (its settings: gunicorn.conf.py)."""
+"""The application: ``gunicorn -k gevent wsgi:app``, with the settings in gunicorn.conf.py."""
 
 from ccproxy_flask.app import create_app
 

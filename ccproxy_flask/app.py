@@ -90,7 +90,9 @@ def create_app(settings: Settings | None = None, store: Store | None = None) -> 
     *store* answers queries instead of the recorder behind its socket.
     """
     settings = load_settings() if settings is None else settings
-    app = Flask("ccproxy_flask", static_folder=_folder("static"), template_folder=_folder("templates"))
+    app = Flask(
+        "ccproxy_flask", static_folder=_folder("static"), template_folder=_folder("templates")
+    )
     app.url_map.merge_slashes = False
     app.wsgi_app = serving.Edge(app.wsgi_app)  # type: ignore[method-assign]
     parts = Parts(settings, store)
@@ -163,8 +165,8 @@ def _key_secret(settings: Settings) -> bytes:
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         own = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
-        with open(os.open(own, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as file:
-            file.write(secrets.token_bytes(32))
+        own.touch(mode=0o600, exist_ok=False)
+        own.write_bytes(secrets.token_bytes(32))
         with contextlib.suppress(FileExistsError):
             os.link(own, path)  # whole or not at all, and the first process wins
         own.unlink()

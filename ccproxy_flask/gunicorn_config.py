@@ -12,7 +12,7 @@ import tempfile
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from . import serving
 from .banner import banner
@@ -31,7 +31,7 @@ def _settings() -> Settings:
         _give_up(error)
 
 
-def _give_up(error: Exception) -> Any:
+def _give_up(error: Exception) -> NoReturn:
     sys.stderr.write(f"ccproxy_flask: {error}\n")
     sys.exit(2)
 
@@ -97,7 +97,7 @@ def when_ready(server: Any) -> None:
     """Start the recorder, and say where everything is."""
     if _recorder is not None:
         _recorder.start()
-    addresses = [listener.sock.getsockname() for listener in server.LISTENERS]
+    addresses = [str(listener) for listener in server.LISTENERS]
     sys.stderr.write(banner(_loaded, addresses) + "\n")
     sys.stderr.flush()
 
@@ -132,9 +132,10 @@ def worker_exit(_server: Any, worker: Any) -> None:
 
 def child_exit(_server: Any, worker: Any) -> None:
     """Take the gauges of a dead worker out of the figures."""
-    from prometheus_client.multiprocess import mark_process_dead  # noqa: PLC0415  after the environment is set
+    # Only now: the library looks at the environment when it is imported.
+    from prometheus_client.multiprocess import mark_process_dead  # noqa: PLC0415
 
-    mark_process_dead(worker.pid)
+    mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]
 
 
 def on_exit(_server: Any) -> None:

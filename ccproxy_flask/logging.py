@@ -115,7 +115,7 @@ def set_up(options: Logging, fd: int | None = None) -> LineWriter:
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info if options.format == "json" else _unchanged,
+            *([structlog.processors.format_exc_info] if options.format == "json" else []),
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[options.level]),
@@ -123,10 +123,6 @@ def set_up(options: Logging, fd: int | None = None) -> LineWriter:
         cache_logger_on_first_use=False,
     )
     return writer
-
-
-def _unchanged(_logger: object, _name: str, event: dict[str, Any]) -> dict[str, Any]:
-    return event
 
 
 def _dumps(value: object, **_: object) -> str:
@@ -156,7 +152,6 @@ class AccessLog:
 
 
 def _shown(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.1f}"
-    text = str(value)
-    return repr(text) if " " in text else text
+    if isinstance(value, str):
+        return repr(value) if " " in value else value
+    return f"{value:.1f}" if isinstance(value, float) else str(value)

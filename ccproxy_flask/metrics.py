@@ -7,16 +7,35 @@ Label values come from closed sets: ``endpoint`` is an API route, ``error_type``
 
 from __future__ import annotations
 
-from decimal import Decimal
+import os
 from typing import TYPE_CHECKING, Any
 
 import prometheus_flask_exporter
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, values
 
 from .errors import ERROR_TYPES
 
 if TYPE_CHECKING:
     from .record import RequestRecord
+
+
+class _Pid:
+    """The id of this process, without a call to the system for every figure."""
+
+    def __init__(self) -> None:
+        self._set()
+        os.register_at_fork(after_in_child=self._set)
+
+    def _set(self) -> None:
+        self._value = os.getpid()
+
+    def __call__(self) -> int:
+        return self._value
+
+
+if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+    # The library's own door for this (its README: "Multiprocess Mode", process_identifier).
+    values.ValueClass = values.MultiProcessValue(_Pid())  # type: ignore[no-untyped-call]
 
 OTHER = "other"
 UNKNOWN = "unknown"
@@ -126,11 +145,11 @@ class PrometheusMetrics:
 
     # -- one request -------------------------------------------------------------------------
 
-    def request_started(self, _record: RequestRecord) -> None:
+    def request_started(self, record: RequestRecord) -> None:  # noqa: ARG002  a sink's signature
         """Count a proxied request as in flight."""
         self._active.inc()
 
-    def request_ended(self, record: RequestRecord) -> None:
+    def request_ended(self, record: RequestRecord) -> None:  # noqa: ARG002  a sink's signature
         """Count a proxied request as over."""
         self._active.dec()
 
@@ -174,7 +193,7 @@ class PrometheusMetrics:
         self._child(self._gap, *place).observe(seconds)
 
     def model_label(self, model: str | None, answered: bool = False) -> str:
-        """Return *model* where it is one of the first *max_models* that answered, else ``other``."""
+        """Return *model* if it is one of the first *max_models* that answered, else ``other``."""
         if not model:
             return UNKNOWN
         if model in self._models:
@@ -223,10 +242,3 @@ class PrometheusMetrics:
         """Return the text for a scraper that accepts *accept*, and its content type."""
         text, content_type = self._exporter.generate_metrics(accept)
         return text.encode(), content_type
-
-
-
-
-def as_float(value: Decimal | None) -> float:
-    """Return money as a float, unknown as 0."""
-    return 0.0 if value is None else float(value)

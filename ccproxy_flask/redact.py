@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import re
+from functools import lru_cache
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, urlencode
 
@@ -140,6 +141,7 @@ def shortened(text: str | None, limit: int) -> str | None:
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]+")
 
 
+@lru_cache(maxsize=256)
 def key_id(secret: bytes, key: str) -> str:
     """Return a keyed hash of an API *key*: tells keys apart, says nothing about them."""
     return hmac.new(secret, key.encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()[:16]

@@ -23,10 +23,12 @@ class WireHeaders(list[tuple[str, str]]):
     """Answer headers to which nothing may be added."""
 
 
-class TransparentResponse(wsgi.Response):  # type: ignore[misc]  # gunicorn has no types
+class TransparentResponse(wsgi.Response):  # type: ignore[misc]  # gunicorn is untyped
     """gunicorn's writer; sends a head with its first bytes, and adds nothing to a relayed one."""
 
+    headers_sent: bool
     _transparent = False
+    _has_more = False
     _held_head = b""
 
     def start_response(
@@ -39,31 +41,52 @@ class TransparentResponse(wsgi.Response):  # type: ignore[misc]  # gunicorn has 
 
     def default_headers(self) -> list[str]:
         """Return the status line and the headers of this connection."""
-        status, _server, date, *connection = super().default_headers()
-        return [status, *connection] if self._transparent else [status, date, *connection]
+        if not self._transparent:
+            status, _server, *others = super().default_headers()
+            return [status, *others]
+        major, minor = self.req.version
+        connection = "close" if self.should_close() else "keep-alive"
+        lines = [f"HTTP/{major}.{minor} {self.status}\r\n", f"Connection: {connection}\r\n"]
+        if self.chunked:
+            lines.append("Transfer-Encoding: chunked\r\n")
+        return lines
+
+    def send_headers(self) -> None:
+        """Send the head, or keep it for the first bytes that come right behind it."""
+        if self.headers_sent:
+            return
+        lines = self.default_headers()
+        lines += [f"{name}: {value}\r\n" for name, value in self.headers]
+        lines.append("\r\n")
+        self.headers_sent = True
+        self._held_head = "".join(lines).encode("latin-1")
+        if not self._has_more:
+            self._flush_head()
 
     def write(self, arg: bytes) -> None:
         """Send *arg*; together with the head where that was not sent yet."""
-        if self.headers_sent or not arg or self._omits_body:
-            super().write(arg)
-            return
-        sock, self.sock = self.sock, _Gathering()
-        try:
-            super().write(arg)
-            gathered = self.sock.data
-        finally:
-            self.sock = sock
-        sock.sendall(gathered)
+        self._has_more = bool(arg) and not self._omits_body
+        super().write(arg)
+        if self._held_head:  # the body turned out to be over
+            self._flush_head()
+
+    def _flush_head(self) -> None:
+        head, self._held_head = self._held_head, b""
+        send_all(self.sock, head)
+
+    def _emit_body(self, data: bytes) -> None:
+        if self.chunked:
+            data = b"%X\r\n%b\r\n" % (len(data), data)
+        if self._held_head:
+            data, self._held_head = self._held_head + data, b""
+        send_all(self.sock, data)
 
 
-class _Gathering:
-    """Stands in for a socket while head and first bytes are put together."""
-
-    def __init__(self) -> None:
-        self.data = b""
-
-    def sendall(self, data: bytes) -> None:
-        self.data += data
+def send_all(sock: Any, data: bytes) -> None:
+    """Send *data*; in one call to the system where the socket takes it whole."""
+    sent = sock.send(data)
+    if sent < len(data):
+        sock.sendall(memoryview(data)[sent:])
 
 
 def install() -> None:
@@ -96,15 +119,11 @@ def request_headers(environ: Mapping[str, Any]) -> Headers:
     headers: Headers | None = environ.get("ccproxy.headers")
     if headers is not None:
         return headers
-    found = [
-        (name[5:].replace("_", "-").lower(), value)
+    return [
+        (name.removeprefix("HTTP_").replace("_", "-").lower(), value)
         for name, value in environ.items()
-        if name.startswith("HTTP_")
+        if name.startswith("HTTP_") or (name in ("CONTENT_TYPE", "CONTENT_LENGTH") and value)
     ]
-    for name in ("CONTENT_TYPE", "CONTENT_LENGTH"):
-        if environ.get(name):
-            found.append((name.replace("_", "-").lower(), environ[name]))
-    return found
 
 
 def raw_target(environ: Mapping[str, Any]) -> tuple[str, str]:

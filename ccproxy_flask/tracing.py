@@ -96,7 +96,7 @@ class Trace:
         for sink in sinks:
             try:
                 sink(self.record)
-            except Exception:  # noqa: BLE001  a broken sink must not break the answer
+            except Exception:
                 log.exception("sink_failed", sink=repr(sink))
 
 
@@ -137,20 +137,21 @@ def trace(blueprint: Blueprint, service_type: str, stored: bool = False) -> None
         structlog.contextvars.clear_contextvars()
         environ = request.environ
         path, query = serving.raw_target(environ)
-        rule = request.url_rule.rule if request.url_rule else "other"
-        g.trace = open_trace(
+        rule = "other" if stored or request.url_rule is None else request.url_rule.rule
+        current = open_trace(
             environ["REQUEST_METHOD"],
             path,
             query,
             environ.get("REMOTE_ADDR"),
             environ.get("HTTP_USER_AGENT"),
             service_type=service_type,
-            endpoint="other" if stored else rule,
+            endpoint=rule,
             stored=stored,
         )
-        structlog.contextvars.bind_contextvars(request_id=g.trace.record.request_id)
+        g.trace = current
+        structlog.contextvars.bind_contextvars(request_id=current.record.request_id)
         if not stored:
-            g.trace.start()
+            current.start()
 
     @blueprint.after_request
     def _close_with(response: Response) -> Response:

@@ -154,13 +154,13 @@ def test_upstreams_request_id_is_kept(server: Server, upstream: ScriptedUpstream
     assert record["upstream_request_id"] == "req_up"
 
 
-@pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS", "DELETE", "PATCH", "PROPFIND", "BREW"])
+@pytest.mark.parametrize(
+    "method", ["GET", "HEAD", "OPTIONS", "DELETE", "PATCH", "PROPFIND", "BREW"]
+)
 def test_every_method_is_passed_on(server: Server, upstream: ScriptedUpstream, method: str) -> None:
     """Methods are the upstream's business."""
     body = b"" if method == "HEAD" else b"{}"
-    upstream.script = lambda talk: talk.send(
-        b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n" + body
-    )
+    upstream.script = lambda talk: talk.send(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n" + body)
 
     status, headers, got = server.request(method, "/v1/models")
 
@@ -551,7 +551,8 @@ def test_body_over_the_limit(
     told = own.request("POST", "/v1/messages", bytes(100_001), ANTHROPIC)
     with connect(own) as sock:
         sock.sendall(
-            b"POST /v1/responses HTTP/1.1\r\nHost: x.localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+            b"POST /v1/responses HTTP/1.1\r\nHost: x.localhost\r\n"
+            b"Transfer-Encoding: chunked\r\n\r\n"
         )
         for _ in range(2):
             sock.sendall(b"10000\r\n" + bytes(65536) + b"\r\n")

@@ -11,9 +11,10 @@ A body framing takes what the socket gave and returns the payload in it, however
 from __future__ import annotations
 
 import re
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from .headers import Headers
+if TYPE_CHECKING:
+    from .headers import Headers
 
 LONGEST_HEAD = 256 << 10
 _LONGEST_LINE = 16 << 10

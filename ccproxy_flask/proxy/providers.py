@@ -6,12 +6,12 @@ import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..errors import Dialect, UnknownRoute
-from ..usage import WireApi
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ..settings import Provider, Settings
+    from ..usage import WireApi
 
 
 class Route(NamedTuple):
@@ -31,36 +31,36 @@ OTHER = "other"
 
 # What the end of a path means: (pattern, method or None for any, endpoint, wire format).
 # The first that fits counts. Lookups of stored answers (GET) are no generations.
-_ENDPOINTS: tuple[tuple[re.Pattern[str], str | None, str, WireApi], ...] = tuple(
-    (re.compile(pattern), method, endpoint, api)
-    for pattern, method, endpoint, api in (
-        (r"/messages/count_tokens$", None, "/v1/messages/count_tokens", "other"),
-        (r"/messages/batches(/.*)?$", None, "/v1/messages/batches", "other"),
-        (r"/messages$", "POST", "/v1/messages", "anthropic_messages"),
-        (r"/v1/complete$", None, "/v1/complete", "other"),
-        (r"/chat/completions$", "POST", "/v1/chat/completions", "openai_chat"),
-        (r"/chat/completions(/.*)?$", None, "/v1/chat/completions", "other"),
-        (r"/responses/input_tokens$", None, "/v1/responses/input_tokens", "other"),
-        (r"/responses(/compact)?$", "POST", "/v1/responses", "openai_responses"),
-        (r"/responses(/.*)?$", None, "/v1/responses", "other"),
-        (r"/completions$", "POST", "/v1/completions", "openai_completions"),
-        (r"/embeddings$", "POST", "/v1/embeddings", "openai_embeddings"),
-        (r":generateContent$", "POST", "/v1beta/models:generateContent", "gemini"),
-        (r":streamGenerateContent$", "POST", "/v1beta/models:streamGenerateContent", "gemini"),
-        (r":countTokens$", None, "/v1beta/models:countTokens", "other"),
-        (r":(batchE|e)mbedContents?$", None, "/v1beta/models:embedContent", "other"),
-        (r"/api/chat$", "POST", "/api/chat", "ollama"),
-        (r"/api/generate$", "POST", "/api/generate", "ollama"),
-        (r"/moderations$", None, "/v1/moderations", "other"),
-        (r"/audio/(speech|transcriptions|translations)$", None, "/v1/audio", "other"),
-        (r"/images(/.*)?$", None, "/v1/images", "other"),
-        (r"/files(/.*)?$", None, "/v1/files", "other"),
-        (r"/batches(/.*)?$", None, "/v1/batches", "other"),
-        (r"/v1beta/models(/[^/:]*)?$", None, "/v1beta/models", "other"),
-        (r"/models(/.*)?$", None, "/v1/models", "other"),
-    )
+_TABLE: tuple[tuple[str, str | None, str, WireApi], ...] = (
+    (r"/messages/count_tokens$", None, "/v1/messages/count_tokens", "other"),
+    (r"/messages/batches(/.*)?$", None, "/v1/messages/batches", "other"),
+    (r"/messages$", "POST", "/v1/messages", "anthropic_messages"),
+    (r"/v1/complete$", None, "/v1/complete", "other"),
+    (r"/chat/completions$", "POST", "/v1/chat/completions", "openai_chat"),
+    (r"/chat/completions(/.*)?$", None, "/v1/chat/completions", "other"),
+    (r"/responses/input_tokens$", None, "/v1/responses/input_tokens", "other"),
+    (r"/responses(/compact)?$", "POST", "/v1/responses", "openai_responses"),
+    (r"/responses(/.*)?$", None, "/v1/responses", "other"),
+    (r"/completions$", "POST", "/v1/completions", "openai_completions"),
+    (r"/embeddings$", "POST", "/v1/embeddings", "openai_embeddings"),
+    (r":generateContent$", "POST", "/v1beta/models:generateContent", "gemini"),
+    (r":streamGenerateContent$", "POST", "/v1beta/models:streamGenerateContent", "gemini"),
+    (r":countTokens$", None, "/v1beta/models:countTokens", "other"),
+    (r":(batchE|e)mbedContents?$", None, "/v1beta/models:embedContent", "other"),
+    (r"/api/chat$", "POST", "/api/chat", "ollama"),
+    (r"/api/generate$", "POST", "/api/generate", "ollama"),
+    (r"/moderations$", None, "/v1/moderations", "other"),
+    (r"/audio/(speech|transcriptions|translations)$", None, "/v1/audio", "other"),
+    (r"/images(/.*)?$", None, "/v1/images", "other"),
+    (r"/files(/.*)?$", None, "/v1/files", "other"),
+    (r"/batches(/.*)?$", None, "/v1/batches", "other"),
+    (r"/v1beta/models(/[^/:]*)?$", None, "/v1beta/models", "other"),
+    (r"/models(/.*)?$", None, "/v1/models", "other"),
 )
-ENDPOINTS: frozenset[str] = frozenset(row[2] for row in _ENDPOINTS) | {OTHER}
+_ENDPOINTS = tuple(
+    (re.compile(pattern), method, endpoint, api) for pattern, method, endpoint, api in _TABLE
+)
+ENDPOINTS: frozenset[str] = frozenset(row[2] for row in _TABLE) | {OTHER}
 """Every value the column and label ``endpoint`` can have for proxied requests."""
 
 _FALLBACK_API: dict[str, WireApi] = {

@@ -10,12 +10,12 @@ from flask import Response
 
 from .. import redact
 from ..errors import CcproxyError, ClientDisconnected, WorkerStopped
-from ..serving import WireHeaders
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from wsgiref.types import StartResponse, WSGIEnvironment
 
+    from ..serving import WireHeaders
     from ..tracing import Trace
     from .inject import UsageRemover
     from .tap import Tap
@@ -48,7 +48,11 @@ class Relay(Response):
         self._error: BaseException | None = None
         self._closed = False
 
-    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+    def __call__(
+        self,
+        environ: WSGIEnvironment,  # noqa: ARG002  WSGI's signature
+        start_response: StartResponse,
+    ) -> Iterable[bytes]:
         """Send the head and return the body as it comes."""
         answer = self._answer
         start_response(f"{answer.status} {answer.reason}", self._wire_headers)

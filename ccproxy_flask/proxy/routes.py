@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -26,7 +25,6 @@ from ..settings import RESERVED_NAMES
 from ..usage import PriceBook, RequestFacts, answer_reader, request_reader
 from . import headers as wire
 from .body import RequestBody, discard
-from .hangup import HangupWatch
 from .inject import UsageRemover, asking_for_usage
 from .providers import Providers, Route, dialect_of
 from .relay import Relay, describe
@@ -39,6 +37,7 @@ if TYPE_CHECKING:
     from ..record import RequestRecord
     from ..settings import Settings
     from ..usage import RequestReader
+    from .hangup import HangupWatch
 
 log = structlog.get_logger(__name__)
 
@@ -96,8 +95,7 @@ def forward(path: str) -> Response:  # noqa: ARG001  the raw path counts
     environ = request.environ
     headers = serving.request_headers(environ)
     raw_path, query = serving.raw_target(environ)
-    trace: tracing.Trace = g.trace
-    exchange = Exchange(parts, trace, environ, headers, raw_path, query)
+    exchange = Exchange(parts, g.trace, environ, headers, raw_path, query)
     exchange.check()
     return exchange.run()
 
@@ -116,6 +114,7 @@ class Exchange:
     ) -> None:
         self._parts, self._trace, self._environ = parts, trace, environ
         self._headers, self._path, self._query = headers, path, query
+        self._method: str = environ["REQUEST_METHOD"]
         self._named = wire.first_values(headers)
         self._line = Lifeline()
         self._socket_fd: int | None = None
@@ -123,7 +122,9 @@ class Exchange:
     def check(self) -> None:
         """Refuse what is not to be passed on. Raises ProxyError."""
         parts = self._parts
-        if not access.host_allowed(self._named.get("host", ""), parts.settings.security.allowed_hosts):
+        if not access.host_allowed(
+            self._named.get("host", ""), parts.settings.security.allowed_hosts
+        ):
             raise NotAllowed(
                 "this Host header is not allowed; name it in SECURITY__ALLOWED_HOSTS to allow it"
             )
@@ -136,14 +137,14 @@ class Exchange:
 
     def run(self) -> Response:
         """Send the request upstream, and return its answer as it comes."""
-        route = self._parts.providers.resolve(request.method, self._path, self._named)
+        route = self._parts.providers.resolve(self._method, self._path, self._named)
         self._note_route(route)
         if "upgrade" in self._named and "upgrade" in self._named.get("connection", "").lower():
             raise UpgradeRequired("this proxy speaks plain HTTP here: send the request over HTTP")
         reader = request_reader(route.api, self._named, route.path)
         try:
             body = self._body(reader)
-            call, remover = self._call(route, body, reader)
+            call, remover = self._call(route, body)
         finally:
             self._note_facts(reader.close())
             self._trace.start()
@@ -166,7 +167,9 @@ class Exchange:
             self._note_sent(began, body, reader)
             raise
         head_at = self._trace.elapsed()
-        tap = Tap(answer_reader(route.api, answer.status, *_content(answer)))
+        content_type = answer.named.get("content-type", "")
+        encoding = answer.named.get("content-encoding", "")
+        tap = Tap(answer_reader(route.api, answer.status, content_type, encoding))
         self._note_head(answer, head_at)
         return Relay(
             answer,
@@ -174,7 +177,7 @@ class Exchange:
             tap,
             self._trace,
             partial(self._end, route, tap, began, body, reader),
-            remover if "event-stream" in _content(answer)[0] else None,
+            remover if "event-stream" in content_type else None,
         )
 
     def _end(
@@ -235,9 +238,7 @@ class Exchange:
             return None
         return RequestBody(self._environ["wsgi.input"], int(length), limit, reader)
 
-    def _call(
-        self, route: Route, body: RequestBody | None, reader: RequestReader
-    ) -> tuple[Call, UsageRemover | None]:
+    def _call(self, route: Route, body: RequestBody | None) -> tuple[Call, UsageRemover | None]:
         options, upstream = self._parts.settings.proxy, route.upstream
         headers = wire.to_upstream(self._headers)
         if upstream.api_key is not None and wire.client_key(self._named, self._query) is None:
@@ -247,7 +248,7 @@ class Exchange:
             remover, headers = _asking(body, headers, self._named)
         call = Call(
             base_url=upstream.base_url,
-            method=request.method,
+            method=self._method,
             target=f"{route.path}?{self._query}" if self._query else route.path,
             headers=headers,
             body=body,
@@ -260,7 +261,7 @@ class Exchange:
         headers = serving.WireHeaders(wire.to_client(answer.headers))
         request_id = self._trace.record.request_id
         headers.append((tracing.REQUEST_ID_HEADER, request_id))
-        if not any(name.lower() == "x-request-id" for name, _ in headers):
+        if "x-request-id" not in answer.named:
             headers.append(("x-request-id", request_id))
         return headers
 
@@ -294,9 +295,8 @@ class Exchange:
         record = self._trace.record
         record.status_code = answer.status
         record.ttfb_ms = at * 1000
-        named = wire.first_values(answer.headers)
         for name in _UPSTREAM_REQUEST_IDS:
-            if value := named.get(name):
+            if value := answer.named.get(name):
                 record.upstream_request_id = redact.shortened(value, _LONGEST_ID)
                 break
 
@@ -323,11 +323,6 @@ def _asking(
         kept.append(("accept-encoding", encoding))
     kept.append(("content-length", str(body.length)))
     return (UsageRemover() if changed is not None else None), kept
-
-
-def _content(answer: Answer) -> tuple[str, str]:
-    named = wire.first_values(answer.headers)
-    return named.get("content-type", ""), named.get("content-encoding", "")
 
 
 def _own_error(error: ProxyError) -> Response:
@@ -357,7 +352,6 @@ def _nobody_listens(error: ClientDisconnected) -> Response:
 
 
 def _defect(error: Exception) -> Response:
-    log.exception("proxy_defect", request_id=g.trace.record.request_id)
-    with contextlib.suppress(AttributeError):
-        tracing.note_error(error)
+    log.error("proxy_defect", request_id=g.trace.record.request_id, exc_info=error)
+    tracing.note_error(error)
     return _own_error(ProxyError("the proxy failed on this request; its log has the reason"))

@@ -14,10 +14,20 @@ class Tap:
     Times are those of the caller's clock, in seconds; None means "has not happened".
     """
 
-    __slots__ = ("_last", "_reader", "chunks", "first_byte", "first_content", "longest_gap", "size")
+    __slots__ = (
+        "_answer",
+        "_last",
+        "_reader",
+        "chunks",
+        "first_byte",
+        "first_content",
+        "longest_gap",
+        "size",
+    )
 
     def __init__(self, reader: AnswerReader) -> None:
         self._reader = reader
+        self._answer: Answer | None = None
         self.chunks = 0
         self.size = 0
         self.first_byte: float | None = None
@@ -42,4 +52,6 @@ class Tap:
 
     def close(self) -> Answer:
         """Return what the answer said of itself, as far as it was seen."""
-        return self._reader.close()
+        if self._answer is None:
+            self._answer = self._reader.close()
+        return self._answer

@@ -16,7 +16,7 @@ import ssl
 import threading
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from urllib.parse import urlsplit
 
 import certifi
@@ -34,10 +34,12 @@ from ..errors import (
     UpstreamTimeout,
     UpstreamUnreachable,
 )
+from ..serving import send_all
 from . import http1
+from .headers import first_values
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
     from ..settings import Proxy
     from .body import RequestBody
@@ -84,11 +86,12 @@ class Answer:
 
     def __init__(self, response: requests.Response, line: Lifeline) -> None:
         self._response = response
-        self._raw = response.raw
+        self._raw = cast("Any", response.raw)
         self._line = line
         self.status: int = response.status_code
         self.reason: str = response.reason or ""
         self.headers: Headers = self._raw.wire_headers
+        self.named = first_values(self.headers)
 
     @property
     def ready(self) -> bool:
@@ -97,11 +100,14 @@ class Answer:
 
     def read(self) -> bytes:
         """Return the next bytes of the body, not decoded."""
-        with self._line.translated():
+        try:
             data: bytes = self._raw.read1(_READ_SIZE)
-            if not data:
-                self._line.check()
-            return data
+        except FOREIGN_ERRORS as error:
+            self._line.check()
+            raise translated(error) from error
+        if not data:
+            self._line.check()
+        return data
 
     def close(self) -> None:
         """Give the connection back where the body was read to its end, else close it."""
@@ -131,14 +137,8 @@ class Lifeline:
         if self.cut:
             raise ClientDisconnected("the client went away")
 
-    @contextlib.contextmanager
-    def translated(self) -> Iterator[None]:
-        """Turn what libraries raise into errors of ours."""
-        try:
-            yield
-        except (RequestException, urllib3.exceptions.HTTPError, OSError) as error:
-            self.check()
-            raise translated(error) from error
+
+FOREIGN_ERRORS = (RequestException, urllib3.exceptions.HTTPError, OSError)
 
 
 def translated(error: Exception) -> ProxyError:
@@ -174,15 +174,18 @@ class Upstreams:
         Raises UpstreamUnreachable, UpstreamBroken, UpstreamTimeout, BodyTooLarge, or
         ClientDisconnected where the client goes away before.
         """
-        with line.translated():
-            prepared = PreparedCall(call)
-            adapter = self._session.get_adapter(call.base_url)
-            timeouts = (call.connect_timeout, call.read_timeout)
+        prepared = PreparedCall(call)
+        adapter = self._session.get_adapter(call.base_url)
+        timeouts = (call.connect_timeout, call.read_timeout)
+        try:
             if isinstance(adapter, WireAdapter):
                 response = adapter.send(prepared, True, timeouts, line=line)
             else:
                 response = adapter.send(prepared, True, timeouts, proxies=self._proxies)
-            return Answer(response, line)
+        except FOREIGN_ERRORS as error:
+            line.check()
+            raise translated(error) from error
+        return Answer(response, line)
 
     def close(self) -> None:
         """Close all idle connections."""
@@ -210,7 +213,7 @@ class WireAdapter(BaseAdapter):
         self._origins: dict[str, Origin] = {}
         self._tls: ssl.SSLContext | None = None
 
-    def send(  # the signature is that of requests
+    def send(
         self,
         request: requests.PreparedRequest,
         stream: bool = False,
@@ -221,6 +224,7 @@ class WireAdapter(BaseAdapter):
         line: Lifeline | None = None,
     ) -> requests.Response:
         """Send a :class:`PreparedCall`; return once the head of the answer is there."""
+        del stream, timeout, verify, cert, proxies  # requests passes them; the call knows better
         assert isinstance(request, PreparedCall)  # noqa: S101  the one kind that is ever sent
         call = request.call
         line = line or Lifeline()
@@ -258,9 +262,9 @@ class WireAdapter(BaseAdapter):
         head = _request_head(call, origin)
         body = call.body
         if body is None:
-            connection.sock.sendall(head)
+            send_all(connection.sock, head)
         elif body.whole is not None:
-            connection.sock.sendall(head + body.whole)
+            send_all(connection.sock, head + body.whole)
         else:
             connection.upload(head, body)
         try:
@@ -439,8 +443,7 @@ class WireBody:
         self._connection: Connection | None = connection
         self._framing, self._head, self._give_back = framing, head, give_back
         self._early = framing.feed(rest) if rest and not framing.done else b""
-        if framing.done:
-            self._release()
+        self._release()
 
     @property
     def ready(self) -> bool:
@@ -460,8 +463,7 @@ class WireBody:
                 received = connection.sock.recv(_READ_SIZE)
                 payload = framing.feed(received) if received else framing.end()
                 if payload:
-                    if framing.done:
-                        self._release()
+                    self._release()
                     return payload
         except http1.NotHttp as error:
             connection.raise_upload_error()
@@ -480,12 +482,12 @@ class WireBody:
 
     def _release(self) -> None:
         connection = self._connection
-        if connection is None:
+        if connection is None or not self._framing.done:
             return
         if connection.busy:
             return  # closed by close(), when the client has its answer
         self._connection = None
-        if self._head.keep_alive and self._framing.done and not self._framing.rest:
+        if self._head.keep_alive and not self._framing.rest:
             self._give_back(connection, self._head)
         else:
             connection.close()
@@ -551,7 +553,7 @@ class ProxiedAdapter(HTTPAdapter):
         if body is not None:
             request.body = body.whole if body.whole is not None else body.pieces()  # type: ignore[assignment]
         response = super().send(request, stream, timeout, self._verify, cert, proxies)
-        raw = response.raw
+        raw: Any = response.raw
         raw.wire_headers = [(str(name), str(value)) for name, value in raw.headers.iteritems()]
         raw.ready = False
         return response
