@@ -25,7 +25,7 @@ from flask import current_app
 from simple_websocket import ConnectionClosed
 
 from ccproxy_flask.errors import StoreUnavailable
-from ccproxy_flask.store.base import LogFilter, Page
+from ccproxy_flask.store.base import LogFilter
 
 from . import format as texts
 
@@ -139,10 +139,10 @@ class _Viewer:
     def _stored(self, since: datetime) -> dict[str, Any]:
         if self._store is None:
             raise StoreUnavailable("no store is configured")
-        found = self._store.entries(LogFilter(), Page(limit=ENTRIES))
+        newest = self._store.query(LogFilter(), ENTRIES)
         return {
             "totals": self._store.totals(LogFilter(start_time=since)),
-            "entries": [texts.row(one) for one in found.rows],
+            "entries": [texts.row(one) for one in newest.rows],
         }
 
     def _send(self, text: str) -> None:
@@ -178,5 +178,5 @@ class _Line:
                 return  # it is closed already
             thread.join(timeout=1.0)
 
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401  whatever the socket has
+    def __getattr__(self, name: str) -> Any:
         return getattr(self._sock, name)

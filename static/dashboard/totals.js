@@ -7,8 +7,8 @@ const NOTHING = Object.freeze({
   errors: 0,
   timed: 0,
   duration: 0,
-  cost: 0,
-  priced: 0,
+  p95: null,
+  cost: null,
   input: 0,
   output: 0,
   cacheRead: 0,
@@ -77,8 +77,8 @@ export class Totals {
     this.#tile("active", count(this.#active), this.#streaming ? `${count(this.#streaming)} streaming` : "in flight now");
     this.#tile("success", percent(fine, sums.requests), `${count(fine)} succeeded`, fine, sums.requests);
     this.#tile("errors", percent(sums.errors, sums.requests), `${count(sums.errors)} failed`, sums.errors, sums.requests);
-    this.#tile("latency", sums.timed ? duration(sums.duration / sums.timed) : UNKNOWN, "to the last byte");
-    this.#tile("cost", sums.priced ? costTotal(sums.cost) : UNKNOWN, costNote(sums));
+    this.#tile("latency", sums.timed ? duration(sums.duration / sums.timed) : UNKNOWN, sums.p95 === null ? "to the last byte" : `95% within ${duration(sums.p95)}`);
+    this.#tile("cost", costTotal(sums.cost), sums.cost === null ? "" : `${costTotal(sums.cost / sums.requests)} a request`);
     this.#tile("input", shortCount(allInput), `${shortCount(sums.input)} uncached`);
     this.#tile("output", shortCount(sums.output), sums.requests ? `${shortCount(sums.output / sums.requests)} a request` : "");
     this.#tile("cache", percent(sums.cacheRead, allInput), `${shortCount(sums.cacheRead)} read, ${shortCount(sums.cacheWrite)} written`, sums.cacheRead, allInput);
@@ -98,25 +98,18 @@ function setText(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
 
-function costNote(sums) {
-  const unpriced = sums.requests - sums.priced;
-  const each = sums.priced ? `${costTotal(sums.cost / sums.priced)} a request` : "";
-  if (!unpriced) return each;
-  return [each, `${count(unpriced)} without a price`].filter(Boolean).join(" · ");
-}
-
 function fromStore(totals) {
   return {
-    requests: number(totals.requests) ?? 0,
-    errors: number(totals.errors) ?? 0,
-    timed: number(totals.timed) ?? 0,
-    duration: (number(totals.avg_duration_ms) ?? 0) * (number(totals.timed) ?? 0),
-    cost: number(totals.cost_usd) ?? 0,
-    priced: number(totals.priced) ?? 0,
-    input: number(totals.tokens_input) ?? 0,
-    output: number(totals.tokens_output) ?? 0,
-    cacheRead: number(totals.cache_read_tokens) ?? 0,
-    cacheWrite: number(totals.cache_write_tokens) ?? 0,
+    requests: totals.total_requests,
+    errors: totals.total_error_requests,
+    timed: totals.avg_duration_ms === null ? 0 : totals.total_requests,
+    duration: (totals.avg_duration_ms ?? 0) * totals.total_requests,
+    p95: totals.p95_duration_ms,
+    cost: totals.total_cost_usd,
+    input: totals.total_tokens_input,
+    output: totals.total_tokens_output,
+    cacheRead: totals.total_cache_read_tokens,
+    cacheWrite: totals.total_cache_write_tokens,
   };
 }
 
@@ -127,8 +120,8 @@ function add(sums, row) {
   sums.errors += failed(row) ? 1 : 0;
   sums.timed += took === null ? 0 : 1;
   sums.duration += took ?? 0;
-  sums.priced += money === null ? 0 : 1;
-  sums.cost += money ?? 0;
+  // No known cost at all stays "not known"; it does not become 0.
+  if (money !== null) sums.cost = (sums.cost ?? 0) + money;
   sums.input += number(row.tokens_input) ?? 0;
   sums.output += number(row.tokens_output) ?? 0;
   sums.cacheRead += number(row.cache_read_tokens) ?? 0;

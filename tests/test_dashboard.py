@@ -1,0 +1,798 @@
+"""The dashboard: its pages, its WebSocket, and what a person sees in a browser."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import re
+import socket
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import websocket
+from dashboard_support import Site, make_record, open_journal, wait_for
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+if TYPE_CHECKING:
+    from conftest import Server
+    from scripted import ScriptedUpstream
+
+CHROMIUM = Path("/usr/bin/chromium")
+CHROMIUM_ARGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+    "--disable-quic",
+]
+MARKUP = "<img src=x onerror=\"document.title='owned'\">"
+
+browser_test = [
+    pytest.mark.browser,
+    # In CI a missing browser is a failure, not a reason to test less.
+    pytest.mark.skipif(
+        not CHROMIUM.exists() and os.environ.get("CI") != "true",
+        reason=f"{CHROMIUM} is not installed",
+    ),
+]
+
+
+@pytest.fixture
+def make_site(tmp_path: Path) -> Iterator[Callable[..., Site]]:
+    """Return a function that starts a site; all are closed at the end."""
+    sites: list[Site] = []
+
+    def make(**settings: Any) -> Site:
+        sites.append(Site(tmp_path, **settings))
+        return sites[-1]
+
+    yield make
+    for site in sites:
+        site.close()
+
+
+@pytest.fixture
+def site(make_site: Callable[..., Site]) -> Site:
+    """A running dashboard without traffic."""
+    return make_site()
+
+
+@pytest.fixture
+def watch(site: Site) -> Iterator[Callable[..., websocket.WebSocket]]:
+    """Return a function that opens the WebSocket as a program does."""
+    opened: list[websocket.WebSocket] = []
+
+    def connect(**options: Any) -> websocket.WebSocket:
+        opened.append(websocket.create_connection(site.socket_url, timeout=10, **options))
+        return opened[-1]
+
+    yield connect
+    for socket_ in opened:
+        socket_.shutdown()
+
+
+def receive(watcher: websocket.WebSocket, *kinds: str) -> dict[str, Any]:
+    """Return the next message of one of *kinds*, also out of a batch."""
+    while True:
+        message = json.loads(watcher.recv())
+        inner = message["data"] if message["type"] == "batch" else [message]
+        for one in inner:
+            if one["type"] in kinds:
+                found: dict[str, Any] = one
+                return found
+
+
+def get(site: Site, path: str, **headers: str) -> tuple[int, http.client.HTTPMessage, str]:
+    """Send a GET to the site."""
+    connection = http.client.HTTPConnection("127.0.0.1", site.port, timeout=10)
+    try:
+        connection.request("GET", path, headers=headers)
+        answer = connection.getresponse()
+        return answer.status, answer.headers, answer.read().decode()
+    finally:
+        connection.close()
+
+
+class TestPage:
+    """What the server sends for the page."""
+
+    def test_policy_allows_nothing_from_elsewhere(self, site: Site) -> None:
+        """The Content-Security-Policy names only this server, and no inline code."""
+        status, headers, _ = get(site, "/dashboard")
+
+        policy = headers["Content-Security-Policy"]
+        assert status == 200
+        assert policy.startswith("default-src 'none'; script-src 'self'; style-src 'self'")
+        assert "unsafe" not in policy
+        assert "http" not in policy
+        assert headers["X-Content-Type-Options"] == "nosniff"
+        assert headers["Cache-Control"] == "no-store"
+
+    @pytest.mark.parametrize("path", ["/dashboard", "/dashboard/sign-in"])
+    def test_markup_has_no_inline_code(self, make_site: Callable[..., Site], path: str) -> None:
+        """Scripts and styles are files; there is no handler attribute and no foreign address."""
+        site = make_site(token="long-token-1234567890")  # noqa: S106  a test's token
+        bearer = {"Authorization": "Bearer long-token-1234567890"}
+        _, _, html = get(site, path, **bearer)
+
+        assert not re.search(r"<script(?![^>]*\bsrc=)", html)
+        assert "<style" not in html
+        assert not re.search(r"\s(?:on\w+|style)=", html)
+        assert not re.search(r"(?:href|src|action)=\"(?!/|#)", html)
+
+    def test_favicon_is_an_image(self, site: Site) -> None:
+        """The icon is at its published address."""
+        status, headers, body = get(site, "/dashboard/favicon.svg")
+
+        assert (status, headers.get_content_type()) == (200, "image/svg+xml")
+        assert body.startswith("<svg")
+
+    def test_with_and_without_a_slash(self, site: Site) -> None:
+        """Both spellings of the address are the page."""
+        assert get(site, "/dashboard")[0] == get(site, "/dashboard/")[0] == 200
+
+    def test_says_when_nothing_is_recorded(self, make_site: Callable[..., Site]) -> None:
+        """With collection off the page says so, and which setting to change."""
+        site = make_site(collect=False)
+        _, _, html = get(site, "/dashboard")
+
+        assert "Recording is off." in html
+        assert "OBSERVABILITY__LOGS_COLLECTION_ENABLED=true" in html
+        watcher = websocket.create_connection(site.socket_url, timeout=5)
+        code, data = watcher.recv_data()
+        assert (code, data[:2]) == (websocket.ABNF.OPCODE_CLOSE, (4503).to_bytes(2, "big"))
+        watcher.shutdown()
+
+
+class TestSocket:
+    """The messages on the WebSocket."""
+
+    def test_snapshot_comes_first(self, site: Site, watch: Any) -> None:
+        """The first message has the figures, the newest rows and what is in flight."""
+        stored, running = make_record(ago=5), make_record(status_code=None)
+        site.store.keep(stored, make_record(ago=100_000))
+        site.journal.start(running)
+
+        message = json.loads(watch().recv())
+
+        data = message["data"]
+        assert message["type"] == "snapshot"
+        assert data["totals"]["total_requests"] == 1
+        assert data["entries"][0]["request_id"] == stored.request_id
+        assert [row["request_id"] for row in data["in_flight"]] == [running.request_id]
+        assert data["store"] == {"available": True, "reason": None}
+
+    def test_no_more_than_a_hundred_rows(self, site: Site, watch: Any) -> None:
+        """The snapshot has the last 100 rows, newest first."""
+        site.store.keep(*(make_record(ago=number) for number in range(150)))
+
+        entries = json.loads(watch().recv())["data"]["entries"]
+
+        stamps = [row["timestamp"] for row in entries]
+        assert len(entries) == 100
+        assert stamps == sorted(stamps, reverse=True)
+
+    def test_requests_of_all_workers_are_told(self, site: Site, watch: Any) -> None:
+        """Start, end and error of a request come as events, whichever worker has it."""
+        watcher = watch()
+        receive(watcher, "snapshot")
+        other = open_journal(site.settings)
+        record = make_record()
+
+        other.start(record)
+        started = receive(watcher, "request_start")
+        other.end(record)
+        ended = receive(watcher, "request_complete")
+        failed = site.finish(status_code=529, error_type="overloaded")
+        error = receive(watcher, "request_error")
+        other.close()
+
+        assert started["data"]["request_id"] == ended["data"]["request_id"] == record.request_id
+        assert ended["data"]["cost_usd"] == pytest.approx(0.0123456)
+        assert ended["timestamp"].endswith("Z")
+        assert error["data"]["error_type"] == failed.error_type
+
+    def test_row_has_only_what_the_page_shows(self, site: Site, watch: Any) -> None:
+        """Query strings and ids of keys, users and sessions stay on the server."""
+        watcher = watch()
+        receive(watcher, "snapshot")
+        site.finish(query="beta=true", api_key_id="0123", user_id="u", session_id="s")
+
+        row = receive(watcher, "request_complete")["data"]
+
+        assert not {"query", "api_key_id", "user_id", "session_id"} & row.keys()
+
+    def test_overflow_is_followed_by_a_snapshot(self, site: Site, watch: Any) -> None:
+        """A viewer that missed events is told, and gets everything anew."""
+        watcher = watch()
+        receive(watcher, "snapshot")
+        [subscription] = wait_for(lambda: site.feed.subscriptions)
+        record = make_record()
+        event = {"type": "request_start", "data": record.as_dict(), "timestamp": "", "id": ""}
+
+        subscription.put([event] * 3000)
+
+        assert receive(watcher, "overflow")["data"]["missed"] >= 1000
+        began = time.monotonic()
+        receive(watcher, "snapshot")
+        assert time.monotonic() - began < 1.5
+
+    def test_store_that_is_away_does_not_stop_the_feed(self, site: Site, watch: Any) -> None:
+        """Without the store there are no figures, a reason, and still every event."""
+        site.store.away = "the database is locked by another process"
+        watcher = watch()
+
+        data = receive(watcher, "snapshot")["data"]
+        record = site.finish()
+        event = receive(watcher, "request_complete")
+
+        assert (data["totals"], data["entries"]) == (None, None)
+        assert data["store"] == {
+            "available": False,
+            "reason": "the database is locked by another process",
+        }
+        assert event["data"]["request_id"] == record.request_id
+
+    def test_second_snapshot_comes_soon(self, site: Site, watch: Any) -> None:
+        """What had ended but was not stored when the page opened is there a moment later."""
+        watcher = watch()
+        assert receive(watcher, "snapshot")["data"]["entries"] == []
+        record = make_record()
+        site.store.keep(record)
+
+        entries = receive(watcher, "snapshot")["data"]["entries"]
+
+        assert [row["request_id"] for row in entries] == [record.request_id]
+
+    def test_sockets_end_at_once_with_the_feed(self, site: Site, watch: Any) -> None:
+        """At shutdown every viewer gets a close frame, and does not hold the server up."""
+        watcher = watch()
+        receive(watcher, "snapshot")
+
+        began = time.monotonic()
+        site.feed.close()
+        code, data = watcher.recv_data()
+
+        assert (code, data[:2]) == (websocket.ABNF.OPCODE_CLOSE, (1001).to_bytes(2, "big"))
+        assert time.monotonic() - began < 0.5
+
+    def test_viewer_that_vanishes_is_forgotten(self, site: Site, watch: Any) -> None:
+        """A connection that breaks without a word frees its subscription."""
+        watcher = watch()
+        receive(watcher, "snapshot")
+        assert site.feed.open_subscriptions == 1
+
+        watcher.sock.shutdown(socket.SHUT_RDWR)
+
+        wait_for(lambda: site.feed.open_subscriptions == 0, 3)
+
+    def test_what_the_viewer_says_is_ignored(self, site: Site, watch: Any) -> None:
+        """Messages from the page change nothing."""
+        watcher = watch()
+        receive(watcher, "snapshot")
+        watcher.send("hello")
+        watcher.send(b"\x00\x01", opcode=websocket.ABNF.OPCODE_BINARY)
+
+        record = site.finish()
+
+        assert receive(watcher, "request_complete")["data"]["request_id"] == record.request_id
+
+    @pytest.mark.parametrize(
+        ("options", "status"),
+        [
+            ({"origin": "http://evil.example"}, 403),
+            ({"origin": "http://localhost:1"}, 403),
+            ({"host": "evil.example", "suppress_origin": True}, 403),
+        ],
+    )
+    def test_other_sites_are_refused(self, watch: Any, options: Any, status: int) -> None:
+        """A page of another site cannot open the feed."""
+        with pytest.raises(websocket.WebSocketBadStatusException) as caught:
+            watch(**options)
+
+        assert caught.value.status_code == status
+
+    def test_strangers_are_refused(self, make_site: Callable[..., Site]) -> None:
+        """With a token set, the feed needs it."""
+        site = make_site(token="long-token-1234567890")  # noqa: S106  a test's token
+        with pytest.raises(websocket.WebSocketBadStatusException) as caught:
+            websocket.create_connection(site.socket_url, timeout=5)
+        assert caught.value.status_code == 401
+
+        bearer = ["Authorization: Bearer long-token-1234567890"]
+        watcher = websocket.create_connection(site.socket_url, timeout=5, header=bearer)
+        assert receive(watcher, "snapshot")
+        watcher.shutdown()
+
+    def test_broken_handshake_is_a_400(self, site: Site) -> None:
+        """A handshake that is none is refused with an error of ours."""
+        upgrade = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13"}
+        status, _, body = get(site, "/dashboard/ws", **upgrade)
+
+        assert status == 400
+        assert json.loads(body)["error"]["type"] == "bad_request"
+
+
+class TestUnderGunicorn:
+    """The same over the real server, with requests that really go through it."""
+
+    @pytest.mark.slow
+    def test_watcher_sees_all_workers_and_ends_at_shutdown(
+        self, start_server: Callable[..., Server], upstream: ScriptedUpstream
+    ) -> None:
+        """One viewer sees what both workers pass on; SIGTERM does not wait for it."""
+        upstream.script(lambda conversation: conversation.answer(b'{"model": "gpt-5"}'))
+        server = start_server(workers=2)
+        watcher = websocket.create_connection(
+            f"ws://localhost:{server.port}/dashboard/ws", timeout=15
+        )
+        receive(watcher, "snapshot")
+
+        asked = set()
+        for _ in range(12):
+            status, headers, _ = server.request(
+                "POST", "/v1/chat/completions", b"{}", {"content-type": "application/json"}
+            )
+            asked.add(headers["x-ccproxy-request-id"])
+            assert status == 200
+        seen: set[str] = set()
+        while seen != asked:
+            seen.add(receive(watcher, "request_complete")["data"]["request_id"])
+
+        began = time.monotonic()
+        server.stop()
+        assert time.monotonic() - began < 8
+        watcher.shutdown()
+
+
+# -- in a browser ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """One Chromium for all tests."""
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=str(CHROMIUM), args=CHROMIUM_ARGS)
+        yield chromium
+        chromium.close()
+
+
+class Visit:
+    """A page that is open, and everything it complained about."""
+
+    def __init__(self, browser: Browser, **options: Any) -> None:
+        self._context = browser.new_context(timezone_id="Asia/Kathmandu", **options)
+        self._context.set_default_timeout(10_000)
+        self.page: Page = self._context.new_page()
+        self.complaints: list[str] = []
+        self.hosts: set[str] = set()
+        self.page.on("console", self._heard)
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("request", lambda asked: self.hosts.add(asked.url.split("/")[2]))
+
+    def _heard(self, message: Any) -> None:
+        if message.type in ("error", "warning"):
+            self.complaints.append(message.text)
+
+    def row(self, request_id: str) -> Any:
+        """The row of one request."""
+        return self.page.locator(f'tr[data-request="{request_id}"]')
+
+    def cell(self, request_id: str, name: str) -> Any:
+        """One value of a row."""
+        return self.row(request_id).locator(f'[data-f="{name}"]')
+
+    def figure(self, name: str) -> Any:
+        """One of the figures on top."""
+        return self.page.locator(f'[data-total="{name}"]')
+
+    def expect_live(self) -> None:
+        """Wait until the connection is there."""
+        expect(self.page.get_by_role("status").first).to_have_text("Live")
+
+    def close(self) -> None:
+        """Close the page."""
+        self._context.close()
+
+
+@pytest.fixture
+def visit(browser: Browser, site: Site) -> Iterator[Callable[..., Visit]]:
+    """Return a function that opens the dashboard; nothing may have gone wrong at the end."""
+    visits: list[Visit] = []
+
+    def open_page(**options: Any) -> Visit:
+        visits.append(Visit(browser, **options))
+        visits[-1].page.goto(site.url)
+        visits[-1].expect_live()
+        return visits[-1]
+
+    yield open_page
+    for one in visits:
+        one.close()
+        assert one.complaints == []
+        assert one.hosts == {f"localhost:{site.port}"}
+
+
+class TestBrowser:
+    """What a person sees."""
+
+    pytestmark = browser_test
+
+    def test_request_appears_at_its_start_and_is_updated_at_its_end(
+        self, site: Site, visit: Callable[..., Visit]
+    ) -> None:
+        """A row is there while the request is in flight, and the same row says how it ended."""
+        seen = visit()
+        record = make_record(model=None, model_requested="claude-opus-4-5", status_code=None)
+        record.duration_ms = record.cost_usd = None
+
+        site.journal.start(record)
+        expect(seen.cell(record.request_id, "status")).to_have_text("streaming")
+        expect(seen.cell(record.request_id, "model")).to_have_text("claude-opus-4-5")
+        expect(seen.cell(record.request_id, "cost")).to_have_text("")
+        expect(seen.figure("active")).to_have_text("1")
+        record.status_code, record.duration_ms, record.cost_usd = 200, 2345.6, Decimal("0.0421")
+        record.model = "claude-opus-4-5-20251101"
+        site.journal.end(record)
+
+        expect(seen.cell(record.request_id, "status")).to_have_text("200")
+        expect(seen.cell(record.request_id, "model")).to_have_text("claude-opus-4-5-20251101")
+        expect(seen.cell(record.request_id, "duration")).to_have_text("2.35 s")
+        expect(seen.cell(record.request_id, "input")).to_have_text("12")
+        expect(seen.cell(record.request_id, "cached")).to_have_text("6,789")
+        expect(seen.cell(record.request_id, "output")).to_have_text("345")
+        expect(seen.cell(record.request_id, "cost")).to_have_text("$0.042100")
+        expect(seen.row(record.request_id)).to_have_count(1)
+        expect(seen.figure("active")).to_have_text("0")
+
+    def test_other_workers_requests_appear(self, site: Site, visit: Callable[..., Visit]) -> None:
+        """The page shows the traffic of workers other than the one it is connected to."""
+        seen = visit()
+        other = open_journal(site.settings)
+        record = make_record()
+        other.start(record)
+        other.end(record)
+        other.close()
+
+        expect(seen.cell(record.request_id, "status")).to_have_text("200")
+
+    @pytest.mark.parametrize(
+        ("cost", "shown"),
+        [
+            (None, "—"),
+            (Decimal(0), "$0.00"),
+            (Decimal("0.0000012"), "$0.0000012"),
+            (Decimal("0.0123456"), "$0.012346"),
+            (Decimal("12.5"), "$12.5000"),
+        ],
+    )
+    def test_cost_is_never_rounded_away(
+        self, site: Site, visit: Callable[..., Visit], cost: Decimal | None, shown: str
+    ) -> None:
+        """A small cost keeps its digits, an unknown one is a dash, and only zero is zero."""
+        seen = visit()
+        record = site.finish(cost_usd=cost)
+
+        expect(seen.cell(record.request_id, "cost")).to_have_text(shown)
+        expect(seen.figure("cost")).to_have_text(shown)
+
+    def test_unknown_tokens_are_a_dash(self, site: Site, visit: Callable[..., Visit]) -> None:
+        """Token counts that the answer did not tell are not shown as 0."""
+        seen = visit()
+        record = site.finish(tokens_input=None, tokens_output=0, cache_read_tokens=None)
+
+        expect(seen.cell(record.request_id, "input")).to_have_text("—")
+        expect(seen.cell(record.request_id, "cached")).to_have_text("—")
+        expect(seen.cell(record.request_id, "output")).to_have_text("0")
+
+    def test_error_is_told_in_words(self, site: Site, visit: Callable[..., Visit]) -> None:
+        """A failed request says what went wrong, and counts as an error."""
+        seen = visit()
+        site.finish()
+        record = site.finish(
+            status_code=529, error_type="overloaded", error_message="Try again later"
+        )
+
+        expect(seen.row(record.request_id)).to_have_class("row failed")
+        expect(seen.cell(record.request_id, "status")).to_have_text("529")
+        expect(seen.cell(record.request_id, "note")).to_have_text("overloaded: Try again later")
+        expect(seen.figure("errors")).to_have_text("50%")
+        expect(seen.figure("success")).to_have_text("50%")
+
+    def test_markup_from_the_wire_stays_text(self, site: Site, visit: Callable[..., Visit]) -> None:
+        """Whatever clients and providers send is shown, never run."""
+        stored = make_record(ago=60, model=MARKUP, error_message=MARKUP, error_type=MARKUP)
+        site.store.keep(stored)
+        seen = visit()
+        record = site.finish(
+            model=MARKUP,
+            path=f"/{MARKUP}",
+            method=MARKUP,
+            provider=MARKUP,
+            user_agent=MARKUP,
+            finish_reason=MARKUP,
+            cost_source=MARKUP,
+        )
+        site.store.away = MARKUP
+
+        for request_id in (stored.request_id, record.request_id):
+            expect(seen.cell(request_id, "model")).to_have_text(MARKUP)
+        expect(seen.cell(record.request_id, "note")).to_have_text(MARKUP)
+        expect(seen.page.locator("[data-notice]")).to_contain_text(MARKUP)
+        assert seen.page.locator("img").count() == 0
+        assert "owned" not in seen.page.title()
+
+    def test_last_hundred_are_there_on_load(self, site: Site, visit: Callable[..., Visit]) -> None:
+        """The page opens with the newest 100 requests, newest first, and never grows past them."""
+        site.store.keep(*(make_record(ago=200 - number) for number in range(120)))
+        seen = visit()
+        rows = seen.page.locator("[data-rows] tr")
+        expect(rows).to_have_count(100)
+        expect(seen.figure("requests")).to_have_text("120")
+
+        record = site.finish()
+
+        expect(rows.first).to_have_attribute("data-request", record.request_id)
+        expect(rows).to_have_count(100)
+        expect(seen.figure("requests")).to_have_text("121")
+
+    def test_figures_follow_the_traffic(self, site: Site, visit: Callable[..., Visit]) -> None:
+        """The figures start from the store and count on with each request that ends."""
+        site.store.keep(make_record(ago=60, duration_ms=1000.0, cost_usd=Decimal("0.25")))
+        seen = visit()
+        expect(seen.figure("requests")).to_have_text("1")
+        expect(seen.figure("cost")).to_have_text("$0.250000")
+
+        site.finish(duration_ms=3000.0, cost_usd=Decimal("0.5"), cache_write_tokens=199)
+
+        expect(seen.figure("requests")).to_have_text("2")
+        expect(seen.figure("success")).to_have_text("100%")
+        expect(seen.figure("errors")).to_have_text("0%")
+        expect(seen.figure("latency")).to_have_text("2.00 s")
+        expect(seen.figure("cost")).to_have_text("$0.750000")
+        expect(seen.figure("input")).to_have_text("13.8K")
+        expect(seen.figure("output")).to_have_text("690")
+        expect(seen.figure("cache")).to_have_text("98.4%")
+
+    def test_stored_request_is_counted_once(self, site: Site, visit: Callable[..., Visit]) -> None:
+        """A request the page heard of is not counted again when a snapshot has it too."""
+        seen = visit()
+        record = site.finish()
+        expect(seen.figure("requests")).to_have_text("1")
+        site.store.keep(record, make_record(ago=3600))
+
+        expect(seen.figure("requests")).to_have_text("2")
+        expect(seen.page.locator("[data-rows] tr")).to_have_count(2)
+
+    def test_reconnects_and_catches_up(self, site: Site, visit: Callable[..., Visit]) -> None:
+        """When the server is gone the page says so, comes back alone, and shows what it missed."""
+        seen = visit()
+        running = make_record(status_code=None)
+        site.journal.start(running)
+        expect(seen.cell(running.request_id, "status")).to_have_text("streaming")
+
+        site.stop()
+        expect(seen.page.get_by_role("status").first).to_have_text("Connection lost")
+        expect(seen.page.locator("[data-link-countdown]")).to_contain_text("retrying")
+        site.journal.end(running)
+        missed = site.finish()
+        site.store.keep(running, missed)
+        site.start()
+
+        seen.expect_live()
+        expect(seen.cell(missed.request_id, "status")).to_have_text("200")
+        expect(seen.row(running.request_id)).not_to_have_class("row in-flight")
+        expect(seen.figure("active")).to_have_text("0")
+        seen.complaints = [said for said in seen.complaints if "WebSocket connection" not in said]
+        seen.complaints = [said for said in seen.complaints if "ERR_CONNECTION" not in said]
+
+    def test_store_that_is_away_is_said_plainly(
+        self, site: Site, visit: Callable[..., Visit]
+    ) -> None:
+        """Without the store the page says why, still shows live requests, and recovers."""
+        site.store.away = "The database is locked by another process"
+        seen = visit()
+        notice = seen.page.locator("[data-notice]")
+        expect(notice).to_contain_text("The store is away.")
+        expect(notice).to_contain_text("The database is locked by another process")
+        expect(seen.page.locator("[data-span]")).to_have_text("since this page was opened")
+
+        record = site.finish()
+        expect(seen.cell(record.request_id, "status")).to_have_text("200")
+        expect(seen.figure("requests")).to_have_text("1")
+        site.store.away = None
+
+        expect(notice).to_be_hidden()
+        expect(seen.page.locator("[data-span]")).to_have_text("last 24 hours")
+
+    def test_time_is_local_with_utc_in_the_title(
+        self, site: Site, visit: Callable[..., Visit]
+    ) -> None:
+        """Times are those of the viewer's clock; the title says UTC."""
+        seen = visit()
+        record = site.finish(timestamp=datetime(2026, 1, 2, 3, 4, 5, 678000, tzinfo=UTC))
+
+        time_cell = seen.cell(record.request_id, "time")
+        expect(time_cell).to_have_text("2 Jan 08:49:05")
+        expect(time_cell).to_have_attribute("title", "2026-01-02 03:04:05.678 UTC")
+
+    def test_pause_holds_the_list_still(self, site: Site, visit: Callable[..., Visit]) -> None:
+        """Paused by the keyboard, no row is added, and the button counts what waits."""
+        seen = visit()
+        first = site.finish()
+        expect(seen.row(first.request_id)).to_have_count(1)
+        button = seen.page.get_by_role("button", name="Pause")
+        button.focus()
+        seen.page.keyboard.press("Enter")
+
+        second = site.finish()
+        resume = seen.page.get_by_role("button", name="Resume, 1 new")
+        expect(resume).to_have_attribute("aria-pressed", "true")
+        expect(seen.row(second.request_id)).to_have_count(0)
+        seen.page.keyboard.press("Enter")
+
+        expect(seen.row(second.request_id)).to_have_count(1)
+
+    def test_theme_is_chosen_and_kept(self, visit: Callable[..., Visit]) -> None:
+        """The theme follows the system until the viewer chooses, and then stays."""
+        seen = visit(color_scheme="dark")
+        ground = "getComputedStyle(document.body).backgroundColor"
+        assert seen.page.evaluate(ground) == "rgb(10, 12, 16)"
+
+        seen.page.get_by_role("button", name="Theme: system").click()
+        assert seen.page.evaluate(ground) == "rgb(245, 246, 248)"
+        seen.page.reload()
+
+        assert seen.page.evaluate(ground) == "rgb(245, 246, 248)"
+        expect(seen.page.get_by_role("button", name="Theme: light")).to_be_visible()
+
+    def test_page_has_names_for_screen_readers(
+        self, site: Site, visit: Callable[..., Visit]
+    ) -> None:
+        """The table has a caption and headers, the connection state is a live region."""
+        site.store.keep(make_record())
+        seen = visit(viewport={"width": 1440, "height": 900})
+
+        table = seen.page.get_by_role("table", name=re.compile("newest first"))
+        expect(table.get_by_role("columnheader")).to_have_count(10)
+        expect(table.get_by_role("row")).to_have_count(2)
+        status = seen.page.get_by_role("status").first
+        expect(status).to_have_attribute("aria-live", "polite")
+        seen.page.keyboard.press("Tab")
+        expect(seen.page.get_by_role("link", name="Skip to the live traffic")).to_be_focused()
+
+    def test_fits_a_phone(self, site: Site, visit: Callable[..., Visit]) -> None:
+        """On a phone nothing scrolls sideways, and rows are still rows."""
+        record = make_record(model="a-very-long-model-name-" * 8, error_message="x" * 400)
+        record.error_type, record.path = "api_error", "/v1/" + "long/" * 60
+        site.store.keep(record)
+        seen = visit(viewport={"width": 360, "height": 740})
+
+        expect(seen.row(record.request_id)).to_be_visible()
+        width = "document.documentElement.scrollWidth"
+        assert seen.page.evaluate(width) == 360
+        expect(seen.page.get_by_role("row")).to_have_count(2)
+
+    def test_empty_page_says_how_to_begin(self, site: Site, visit: Callable[..., Visit]) -> None:
+        """Without traffic the page says how to point a client here."""
+        seen = visit()
+
+        expect(seen.page.get_by_text("No traffic yet")).to_be_visible()
+        expect(seen.page.get_by_text("ANTHROPIC_BASE_URL=")).to_contain_text(
+            f"http://localhost:{site.port}"
+        )
+
+    def test_many_requests_do_not_stop_the_page(
+        self, site: Site, visit: Callable[..., Visit]
+    ) -> None:
+        """A thousand requests at once are counted, and the list stays bounded."""
+        seen = visit()
+        for _ in range(1000):
+            last = site.finish()
+        site.store.keep(*(make_record() for _ in range(1000)))
+
+        expect(seen.row(last.request_id)).to_have_count(1)
+        expect(seen.page.locator("[data-rows] tr")).to_have_count(100)
+
+    def test_signing_in(self, browser: Browser, make_site: Callable[..., Site]) -> None:
+        """A person signs in with the token, watches, and signs out."""
+        site = make_site(token="long-token-1234567890")  # noqa: S106  a test's token
+        seen = Visit(browser)
+        page = seen.page
+        page.goto(site.url)
+        page.get_by_label("Operator token").fill("wrong")
+        page.keyboard.press("Enter")
+        expect(page.get_by_role("alert")).to_have_text("That is not the token.")
+
+        page.get_by_label("Operator token").fill("long-token-1234567890")
+        page.get_by_role("button", name="Sign in").click()
+        seen.expect_live()
+        page.get_by_role("button", name="Sign out").click()
+
+        expect(page.get_by_label("Operator token")).to_be_visible()
+        seen.close()
+
+
+class TestModules:
+    """The pure parts of the scripts, in the browser they are for."""
+
+    pytestmark = browser_test
+
+    @pytest.mark.parametrize(
+        ("call", "text"),
+        [
+            ("duration(null)", "—"),
+            ("duration(0.04)", "0.0 ms"),
+            ("duration(84.4)", "84 ms"),
+            ("duration(999.6)", "1.00 s"),
+            ("duration(12345)", "12.3 s"),
+            ("duration(59960)", "1 m 00 s"),
+            ("duration(64000)", "1 m 04 s"),
+            ("duration(3723000)", "1 h 02 m"),
+            ("cost('0.0000000003')", "$0.0000000003"),
+            ("cost(0.001)", "$0.001000"),
+            ("cost('abc')", "—"),
+            ("costTotal(1284.5)", "$1,284.50"),
+            ("costTotal(null)", "—"),
+            ("percent(0, 0)", "—"),
+            ("percent(99999, 100000)", "99.99%"),
+            ("percent(1, 100000)", "0.01%"),
+            ("percent(1, 3)", "33.3%"),
+            ("shortCount(9999)", "9,999"),
+            ("shortCount(1234567)", "1.23M"),
+            ("words('rate_limit')", "rate limit"),
+            ("clock('nonsense')", "—"),
+            ("utc('2026-11-21T02:19:00.123456Z')", "2026-11-21 02:19:00.123 UTC"),
+        ],
+    )
+    def test_format(self, modules: Callable[[str, str], Any], call: str, text: str) -> None:
+        """Values are written as people read them."""
+        assert modules("format", call) == text
+
+    def test_backoff_grows_to_a_bound_with_chance(self, modules: Callable[[str, str], Any]) -> None:
+        """The wait doubles up to 30 s; between half of it and all of it is chance."""
+        waits = modules(
+            "connection", "[0, 1, 5, 6, 60].map((n) => [0, 1].map((r) => backoff(n, r)))"
+        )
+
+        assert waits == [
+            [250, 500],
+            [500, 1000],
+            [8000, 16000],
+            [15000, 30000],
+            [15000, 30000],
+        ]
+
+
+@pytest.fixture(scope="module")
+def modules(
+    browser: Browser, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[[str, str], Any]]:
+    """Return a function that evaluates an expression with the exports of a module."""
+    site = Site(tmp_path_factory.mktemp("modules"))
+    seen = Visit(browser)
+    seen.page.goto(site.url)
+
+    def run(module: str, expression: str) -> Any:
+        names = (
+            "{ "
+            + ", ".join(sorted(set(re.findall(r"\b([a-zA-Z]+)\(", expression)) - {"map"}))
+            + " }"
+        )
+        path = f"/dashboard/static/dashboard/{module}.js"
+        return seen.page.evaluate(
+            f"async () => {{ const {names} = await import('{path}'); return {expression}; }}"
+        )
+
+    yield run
+    seen.close()
+    site.close()
