@@ -123,8 +123,9 @@ class WatchedFeed(Feed):
 class Site:
     """A server on a real socket whose only page is the dashboard."""
 
-    def __init__(self, home: Path, **settings: Any) -> None:
+    def __init__(self, home: Path, *, ping_seconds: float | None = None, **settings: Any) -> None:
         self.settings = make_settings(home, **settings)
+        self._ping_seconds = ping_seconds
         self.store = ListStore()
         self.journal = open_journal(self.settings)
         self.port = 0
@@ -156,6 +157,8 @@ class Site:
         app.extensions["ccproxy.settings"] = self.settings
         app.extensions["ccproxy.feed"] = self.feed if recording else None
         app.extensions["ccproxy.store"] = self.store if recording else None
+        if self._ping_seconds is not None:
+            app.config["SOCK_SERVER_OPTIONS"] = {"ping_interval": self._ping_seconds}
         tracing.init_app(app, tracing.Sinks(node="test"))
         app.register_blueprint(dashboard.blueprint)
         return app

@@ -275,6 +275,21 @@ class TestSocket:
 
         wait_for(lambda: site.feed.open_subscriptions == 0, 3)
 
+    def test_viewer_that_no_longer_answers_is_forgotten(
+        self, make_site: Callable[..., Site]
+    ) -> None:
+        """A peer that leaves pings unanswered is taken for dead, however open its connection."""
+        site = make_site(ping_seconds=0.1)
+        with socket.create_connection(("127.0.0.1", site.port)) as silent:
+            silent.sendall(
+                b"GET /dashboard/ws HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\n"
+                b"Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+                b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+            )
+            wait_for(lambda: site.feed.open_subscriptions == 1)
+
+            wait_for(lambda: site.feed.open_subscriptions == 0, 5)
+
     def test_what_the_viewer_says_is_ignored(self, site: Site, watch: Any) -> None:
         """Messages from the page change nothing."""
         watcher = watch()
@@ -330,7 +345,7 @@ class TestUnderGunicorn:
         self, start_server: Callable[..., Server], upstream: ScriptedUpstream
     ) -> None:
         """One viewer sees what both workers pass on; SIGTERM does not wait for it."""
-        upstream.script(lambda conversation: conversation.answer(b'{"model": "gpt-5"}'))
+        upstream.script = lambda talk: talk.answer(b'{"model": "gpt-5"}')
         server = start_server(workers=2)
         watcher = websocket.create_connection(
             f"ws://localhost:{server.port}/dashboard/ws", timeout=15

@@ -41,6 +41,8 @@ SNAPSHOT_SECONDS = 30.0
 SECOND_SNAPSHOT_SECONDS = 2.0
 HEARTBEAT_SECONDS = 10.0
 SEND_SECONDS = 20.0
+SOCKET_OPTIONS = {"ping_interval": 15, "max_message_size": 4096}
+"""For simple_websocket: a viewer that leaves two pings unanswered is gone."""
 # At most so many messages a second to one viewer; what comes in between is sent together.
 PACE_SECONDS = 0.05
 _FEW = 4
@@ -167,6 +169,14 @@ class _Line:
         with self._lock:
             self._sock.sendall(data)
         return len(data)
+
+    def recv(self, size: int) -> bytes:
+        """Return what arrives, however long it takes: the time limit is for sending."""
+        while True:
+            try:
+                return self._sock.recv(size)
+            except TimeoutError:
+                continue
 
     def end(self, thread: threading.Thread) -> None:
         """Give the peer a moment to confirm the close, then end the reading *thread*."""

@@ -23,7 +23,7 @@ from ccproxy_flask.access import (
     session_fits,
 )
 
-from .feed import follow
+from .feed import SOCKET_OPTIONS, follow
 
 if TYPE_CHECKING:
     from flask.sansio.blueprints import BlueprintSetupState
@@ -66,6 +66,7 @@ Sock().route("/ws", bp=blueprint)(follow)
 @blueprint.record_once
 def _set_up(state: BlueprintSetupState) -> None:
     state.app.extensions[_ATTEMPTS] = Attempts()
+    state.app.config.setdefault("SOCK_SERVER_OPTIONS", SOCKET_OPTIONS)
 
 
 @blueprint.after_request
