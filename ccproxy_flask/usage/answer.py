@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from ..errors import error_type_of_status
 from ..redact import shortened
 from .anthropic import MessagesReading
-from .base import ERROR_WANTED, SMALL_JSON, Answer, Reading
+from .base import ERROR_WANTED, LONGEST_MESSAGE, SMALL_JSON, Answer, Reading
 from .decode import Decoder, Undecodable, codings_of
 from .gemini import GenerateReading
 from .ollama import OllamaReading
@@ -109,7 +109,7 @@ class _Text:
         if text.startswith(b"<"):
             title = _TITLE.search(text)
             text = title[1] if title else b""
-        reading.error_message = shortened(text.decode("utf-8", "replace"), 500) or None
+        reading.error_message = shortened(text.decode("utf-8", "replace"), LONGEST_MESSAGE) or None
 
 
 class AnswerReader:
@@ -130,13 +130,14 @@ class AnswerReader:
         self._small_json = small_json
         self._body: EventStream | _Document | _DocumentList | _Text | None = None
         self._start = b""
-        self._deaf = False
+        self.failed = False
+        """Something could not be read, and nothing is read any more."""
         self._decoder: Decoder | None = None
         if codings_of(content_encoding):
             try:
                 self._decoder = Decoder(content_encoding or "")
             except Undecodable:
-                self._deaf = True
+                self.failed = True
 
     @property
     def content_seen(self) -> bool:
@@ -145,7 +146,7 @@ class AnswerReader:
 
     def feed(self, data: bytes) -> None:
         """Take the next piece of the body, still compressed where it is."""
-        if self._deaf or not data:
+        if self.failed or not data:
             return
         try:
             if self._decoder is None:
@@ -154,7 +155,7 @@ class AnswerReader:
                 for piece in self._decoder.decode(data):
                     self._read(piece)
         except Exception:  # noqa: BLE001 reading along must never break the answer
-            self._deaf = True
+            self.failed = True
 
     def close(self) -> Answer:
         """Return what was seen, also of an answer that broke off; feed nothing after it."""
@@ -167,6 +168,7 @@ class AnswerReader:
                 self._body.end()
             usage = reading.usage()
         except Exception:  # noqa: BLE001 reading along must never break the answer
+            self.failed = True
             usage = None
         streaming = reading.streaming
         if self._body is None:

@@ -68,6 +68,8 @@ class MessagesReading(Reading):
         self.note_model(document.get("model"))
         self._note_stop(document)
         self._note_usage(document.get("usage"))
+        if document.get("error"):
+            self.note_error(document)
 
     def usage(self) -> Usage | None:
         """Return what was used so far."""

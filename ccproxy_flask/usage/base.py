@@ -28,7 +28,7 @@ WireApi = Literal[
 SMALL_JSON = 64 << 10
 """JSON up to this size (bytes) is parsed whole; of larger texts only the wanted values are kept."""
 
-_LONGEST_MESSAGE = 500
+LONGEST_MESSAGE = 500
 _LONGEST_NAME = 200
 _LARGEST_COUNT = 1 << 53
 
@@ -140,7 +140,7 @@ class Reading:
             return
         kinds, message = _error_parts(document)
         self.error_type = self._kind_of_error(kinds)
-        self.error_message = shortened(message, _LONGEST_MESSAGE) if message else None
+        self.error_message = shortened(message, LONGEST_MESSAGE) if message else None
 
     def _kind_of_error(self, kinds: list[object]) -> ErrorType:
         named = next((found for found in map(_named_error, kinds) if found), None)
@@ -150,11 +150,13 @@ class Reading:
             # whatever the reason, except where the client can do something about it: wait.
             if self.streaming:
                 return named if named in ("overloaded", "rate_limit") else "stream_error"
-            return named or "api_error"
+            refused = any(type(kind) is int and 400 <= kind < 500 for kind in kinds)
+            return named or ("invalid_request" if refused else "api_error")
         # The status says most; the name says more where the status is one for everything.
-        return named or by_status if by_status in ("invalid_request", "api_error") else by_status
+        return named or by_status if by_status in _GENERAL else by_status
 
 
+_GENERAL = ("invalid_request", "api_error")
 # Names of errors in the bodies of the providers (Anthropic "Errors", OpenAI "Error codes",
 # google.rpc.Code; 2026-11) that say more than a general status like 400 or 500.
 _ERROR_NAMES: dict[str, ErrorType] = {
@@ -183,7 +185,7 @@ def _named_error(kind: object) -> ErrorType | None:
         return _ERROR_NAMES.get(kind)
     if isinstance(kind, int) and 400 <= kind < 600:
         found = error_type_of_status(kind)
-        return None if found == "invalid_request" else found
+        return None if found in _GENERAL else found
     return None
 
 

@@ -39,6 +39,8 @@ _CONTENT_KEYS = (
 )
 
 
+# "data: [DONE]" is the last line, whatever line ends and comments are after it.
+_LONGEST_END = 64
 # Items of a response that do not begin with a token of content; tool calls do.
 _SILENT_ITEMS = frozenset({None, "message", "reasoning", "mcp_list_tools"})
 
@@ -46,7 +48,7 @@ _SILENT_ITEMS = frozenset({None, "message", "reasoning", "mcp_list_tools"})
 class ChatReading(Reading):
     """A chat completion, a legacy completion, or the stream of one."""
 
-    __slots__ = ("_service_tier", "_usage")
+    __slots__ = ("_service_tier", "_usage", "_usually_spaced")
 
     wanted: ClassVar[WantedMembers] = {
         **ERROR_WANTED,
@@ -70,20 +72,23 @@ class ChatReading(Reading):
         super().__init__(status)
         self._usage: dict[str, Any] | None = None
         self._service_tier: str | None = None
+        self._usually_spaced = False
 
     def worth_reading(self, block: bytes) -> bool:
         """Once the content has begun: a reason to finish, usage, an error, the end."""
-        # Both ways to space JSON that are in use, and whatever is spaced in any other way.
+        if not self.content_seen:
+            self._usually_spaced = b'"choices":[' in block or b'"choices": [' in block
+            return True
+        # More than null, in both ways to space JSON that are in use: Azure mixes them in one
+        # stream. With any other way each chunk is looked at.
         return (
-            not self.content_seen
+            not self._usually_spaced
             or b'"usage":{' in block
             or b'"usage": {' in block
             or b'"finish_reason":"' in block
             or b'"finish_reason": "' in block
             or b'"error"' in block
-            or b"[DONE]" in block
-            or b'" :' in block
-            or b'":  ' in block
+            or block.find(b"[DONE]", -_LONGEST_END) >= 0
         )
 
     def document(self, document: dict[str, Any]) -> None:

@@ -172,6 +172,8 @@ class PriceBook:
 
     def __init__(self) -> None:
         self._entries: dict[tuple[object, ...], _Entry | None] = {}
+        # The table takes a quarter of a second to load: not with the first answer.
+        get_snapshot()
 
     def price(
         self,

@@ -259,18 +259,23 @@ class Skimmer:
 
 def _string_end(block: bytes, at: int) -> tuple[int, bool]:
     """Return where the string *at* is in ends, and whether it does end in *block*."""
-    if block.find(b'"', at) < 0:
+    if block.find(b'"', at) < 0 or b'"' not in _without_escapes(block[at:]):
         return len(block), False
     match = _STRING_REST.match(block, at)
     end = match.end() if match else at
     return (end + 1, True) if end < len(block) else (end, False)
 
 
+def _without_escapes(text: bytes) -> bytes:
+    """Return *text* without the quotes in it that end no string."""
+    if b"\\" not in text:
+        return text
+    return text.replace(b"\\\\", b"").replace(b'\\"', b"")
+
+
 def _outline(text: bytes, quoted: bool) -> tuple[bytes, bool]:
     """Return the brackets of *text* that are not in strings, and whether it ends in a string."""
-    if b"\\" in text:
-        text = text.replace(b"\\\\", b"").replace(b'\\"', b"")
-    parts = text.split(b'"')
+    parts = _without_escapes(text).split(b'"')
     outside = b"".join(parts[quoted::2])
     ends_quoted = quoted ^ (len(parts) % 2 == 0)
     return outside.translate(_ONE_KIND_OF_BRACKET, _ALL_BUT_BRACKETS), ends_quoted

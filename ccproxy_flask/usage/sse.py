@@ -106,7 +106,7 @@ class EventStream:
     def _read_lines(self, block: bytes) -> None:
         prefix, skip = self._prefix, len(self._prefix)
         worth_reading = self._reading.worth_reading
-        for line in block.removeprefix(_BOM).split(b"\n"):
+        for line in block.removeprefix(_BOM).removesuffix(b"\n").split(b"\n"):
             if not line:
                 self._event_is_over()
             elif line.startswith(prefix) and (not self._one_line_events or worth_reading(line)):
