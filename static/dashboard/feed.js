@@ -8,6 +8,7 @@ import { failed } from "./totals.js";
 
 const MOST_ENDED = 100;
 const MOST_IN_FLIGHT = 200;
+const MOST_KEPT = MOST_ENDED + MOST_IN_FLIGHT;
 
 export class FeedTable {
   #body;
@@ -97,6 +98,8 @@ export class FeedTable {
     const entry = this.#entries.get(row.request_id);
     if (entry === undefined) {
       this.#entries.set(row.request_id, { row, inFlight, element: null, dirty: true });
+      // A hidden page is not painted; it must not grow either.
+      if (this.#entries.size > 2 * MOST_KEPT) this.#trimmed();
       return;
     }
     Object.assign(entry, { row, inFlight, dirty: true });
@@ -109,7 +112,7 @@ export class FeedTable {
 
   #trimmed() {
     const ordered = [...this.#entries.values()].sort(newestFirst);
-    if (this.#paused && this.#entries.size < 2 * MOST_ENDED + MOST_IN_FLIGHT) return ordered;
+    if (this.#paused && this.#entries.size <= 2 * MOST_KEPT) return ordered;
     const room = { true: MOST_IN_FLIGHT, false: MOST_ENDED };
     return ordered.filter((entry) => {
       room[entry.inFlight] -= 1;

@@ -5,6 +5,7 @@ import { Activity } from "./activity.js";
 import { Connection } from "./connection.js";
 import { pauseButton, themeSwitch } from "./controls.js";
 import { FeedTable } from "./feed.js";
+import { utc } from "./format.js";
 import { Link } from "./link.js";
 import { failed, Totals } from "./totals.js";
 
@@ -16,6 +17,7 @@ const activity = new Activity(one('[data-tile="requests"]'), one('[data-sub="req
 const link = new Link(one("[data-link]"));
 const counted = new Set();
 let skew = 0;
+let fromStore = false;
 let painting = false;
 
 const showUnseen = pauseButton(one("[data-pause]"), (paused) => {
@@ -26,13 +28,14 @@ themeSwitch(one("[data-theme-switch]"));
 for (const place of document.querySelectorAll("[data-origin]")) place.textContent = location.origin;
 
 const heard = {
-  snapshot: ({ totals: figures, entries, in_flight: inFlight, store }) => {
+  snapshot: ({ totals: figures, since, entries, in_flight: inFlight, store }) => {
     const rows = entries ?? [];
     totals.reset(figures, new Set(rows.map((row) => row.request_id)));
     totals.known(rows);
     for (const row of rows) countEnd(row, endOf(row));
     table.reset(entries, inFlight);
-    showStore(store, figures);
+    showStore(store);
+    showSpan(figures, since);
   },
   request_start: (row) => table.started(row),
   request_complete: (row) => ended(row),
@@ -71,7 +74,7 @@ function countEnd(row, at) {
   activity.count(at, failed(row));
 }
 
-function showStore(store, figures) {
+function showStore(store) {
   const notice = one("[data-notice]");
   notice.hidden = store.available;
   if (!store.available) {
@@ -79,9 +82,13 @@ function showStore(store, figures) {
     one("[data-notice-text]").textContent =
       `${store.reason}. Live requests are still shown, and none is lost: they are stored when it is back.`;
   }
-  if (figures !== null) one("[data-span]").textContent = "last 24 hours";
-  else if (!one("[data-totals]").dataset.counted) one("[data-span]").textContent = "since this page was opened";
-  if (figures !== null) one("[data-totals]").dataset.counted = "true";
+}
+
+function showSpan(figures, since) {
+  fromStore ||= figures !== null;
+  const span = one("[data-span]");
+  span.textContent = fromStore ? "last 24 hours" : "since this page was opened";
+  if (figures !== null) span.title = `since ${utc(since)}`;
 }
 
 function paint() {

@@ -87,7 +87,9 @@ export class Totals {
   }
 
   #tile(name, figure, sub, part = 0, all = 0) {
-    setText(this.#root.querySelector(`[data-total="${name}"]`), figure);
+    const place = this.#root.querySelector(`[data-total="${name}"]`);
+    place.classList.toggle("unknown", figure === UNKNOWN);
+    setText(place, figure);
     setText(this.#root.querySelector(`[data-sub="${name}"]`), sub);
     const meter = this.#root.querySelector(`[data-meter="${name}"]`);
     if (meter) meter.style.width = all ? `${(100 * part) / all}%` : "0";
