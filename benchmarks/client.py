@@ -16,7 +16,8 @@ BODY = (
 )
 STREAM_BODY = BODY[:-1] + b',"stream":true,"stream_options":{"include_usage":true}}'
 _STAMP = re.compile(rb'"content":"(\d{19})"')
-_END = b"0\r\n\r\n"
+# With the line end before it, which the head of an answer cannot have.
+_END = b"\r\n0\r\n\r\n"
 _RATE = re.compile(r"Requests/sec:\s+([\d.]+)")
 _REFUSED = re.compile(r"Non-2xx|Socket errors")
 
@@ -138,7 +139,7 @@ def _advance(stream: _Stream, result: Streams, *, timed: bool) -> bool:
     now = time.monotonic_ns()
     result.received += len(data)
     if not timed:
-        stream.tail = (stream.tail + data[-5:])[-5:]
+        stream.tail = (stream.tail + data[-len(_END) :])[-len(_END) :]
         return stream.tail == _END
     data = stream.tail + data
     end = 0
