@@ -89,6 +89,14 @@ def test_blocked_prompt_used_nothing_that_is_told():
     assert read_in_every_way("gemini", body, JSON).usage is None
 
 
+def test_first_candidate_speaks():
+    """Of several candidates the reason of the first one is recorded."""
+    reasons = [{"index": n, "finishReason": reason} for n, reason in enumerate(("STOP", "OTHER"))]
+    for candidates in (reasons, reasons[::-1], [{"finishReason": "STOP"}, {"finishReason": "X"}]):
+        body = orjson.dumps({"candidates": candidates})
+        assert read_in_every_way("gemini", body, JSON).finish_reason == "STOP"
+
+
 def test_error_in_a_list():
     """An error of a stream request comes as a list of one."""
     error = {"error": {"code": 429, "message": "Quota", "status": "RESOURCE_EXHAUSTED"}}

@@ -151,6 +151,14 @@ def test_error_object_inside_a_stream():
     assert read("openai_chat", events(chunk(), limited)).error_type == "rate_limit"
 
 
+def test_first_choice_speaks():
+    """Of several choices the reason of the first one is recorded."""
+    first, second = chunk(delta={}, finish_reason="stop"), chunk(delta={}, finish_reason="length")
+    second["choices"][0]["index"] = 1
+    for pair in ((first, second), (second, first)):
+        assert read_in_every_way("openai_chat", events(chunk(), *pair)).finish_reason == "stop"
+
+
 def test_comments_do_no_harm():
     """OpenRouter keeps the connection open with comment lines."""
     comment = b": OPENROUTER PROCESSING\n\n"

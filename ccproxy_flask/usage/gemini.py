@@ -31,7 +31,7 @@ class GenerateReading(Reading):
         **ERROR_WANTED,
         "modelVersion": None,
         "usageMetadata": None,
-        "candidates": [{"finishReason": None, "content": {"parts": None}}],
+        "candidates": [{"index": None, "finishReason": None, "content": {"parts": None}}],
     }
 
     def __init__(self, status: int) -> None:
@@ -41,9 +41,11 @@ class GenerateReading(Reading):
     def document(self, document: dict[str, Any]) -> None:
         """Take note of a chunk of a stream, or of a whole answer."""
         self.note_model(document.get("modelVersion"))
-        for candidate in objects_of(document.get("candidates")):
+        for place, candidate in enumerate(objects_of(document.get("candidates"))):
             if reason := name_of(candidate.get("finishReason")):
-                self.finish_reason = reason
+                # Of several candidates the first one speaks.
+                if self.finish_reason is None or not candidate.get("index", place):
+                    self.finish_reason = reason
                 # There is no other sign that a stream is over.
                 self.complete = True
             if not self.content_seen:
