@@ -54,7 +54,7 @@ COLLECTION_OFF = 4503
 
 def follow(ws: Server) -> None:
     """Serve one viewer until it leaves, stops reading, or the feed is closed."""
-    line = _Line(ws.sock)
+    line = Line(ws.sock)
     ws.sock = line
     feed = current_app.extensions.get("ccproxy.feed")
     try:
@@ -152,17 +152,17 @@ class _Viewer:
         self._heartbeat_at = time.monotonic() + HEARTBEAT_SECONDS
 
 
-class _Line:
+class Line:
     """The socket of a WebSocket, made fit for two writers and for long messages.
 
     simple_websocket calls ``send`` and ignores how much of a frame went out; on gevent's sockets
     that can be a part of it. Its own thread writes pings and pongs beside us.
     """
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, seconds: float = SEND_SECONDS) -> None:
         self._sock = sock
         self._lock = threading.Lock()
-        sock.settimeout(SEND_SECONDS)
+        sock.settimeout(seconds)
 
     def send(self, data: bytes) -> int:
         """Send all of *data*; raise TimeoutError where the peer takes nothing for too long."""
