@@ -1,4 +1,7 @@
-"""The live feed: what all workers write into the journal, as events, with the recorder or without."""
+"""The live feed: what all workers write into the journal, as events.
+
+It needs no recorder and no store.
+"""
 
 from __future__ import annotations
 
@@ -210,7 +213,7 @@ class _Follower:
         return events
 
     def _begin(self, segments: list[Segment]) -> None:
-        """Pass over what is there; only the newest segment of a live worker knows what is in flight."""
+        """Pass over what is there; what is in flight is in the newest segments of live workers."""
         for group in by_worker(segments).values():
             *older, newest = group
             self._offsets.update((segment.name, segment.size) for segment in older)

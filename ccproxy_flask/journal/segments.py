@@ -12,7 +12,10 @@ import fcntl
 import os
 import re
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 _NAME = re.compile(r"([0-9a-f]{32})-([0-9]{8})\.ndjson")
 

@@ -97,7 +97,9 @@ class DuckDBStore:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.usable = True
-        """False after an error that only opening the database again can heal."""
+        """False after an error that only opening the database again can heal…"""
+        self.damaged = False
+        """…or not even that."""
         self._writing = threading.Lock()
         self._active: set[duckdb.DuckDBPyConnection] = set()
         self._batch = _BatchFile()
@@ -106,12 +108,13 @@ class DuckDBStore:
         except StoreUnavailable:
             self._batch.close()
             raise
+        self._inode = self.path.stat().st_ino
         self._insert = (
             f"INSERT INTO access_logs ({_NAMES}) SELECT {_NAMES} FROM "  # noqa: S608  our names
             f"read_json('{self._batch.path}', format='newline_delimited', columns={COLUMN_SQL})"
         )
         self._insert_missing = (
-            f"{self._insert} AS new WHERE NOT EXISTS "
+            f"{self._insert} AS new WHERE NOT EXISTS "  # noqa: S608  our names
             "(SELECT 1 FROM access_logs AS old WHERE old.request_id = new.request_id)"
         )
         with self._questions() as cursor:
@@ -142,6 +145,13 @@ class DuckDBStore:
             connection.close()
             raise
         return connection
+
+    def is_in_place(self) -> bool:
+        """False where the file was removed or replaced under our hands."""
+        try:
+            return self.path.stat().st_ino == self._inode
+        except OSError:
+            return False
 
     def _config(self) -> dict[str, Any]:
         return {
@@ -197,7 +207,7 @@ class DuckDBStore:
                 except _UNFIT as error:
                     raise RowsRefused(str(error)) from error
             _set_marks(cursor, marks)
-            _add_counts(cursor, {count: kept} if kept else {})
+            _add_counts(cursor, {count: kept} if kept and count else {})
         self._last_write = datetime.now(UTC) if kept else self._last_write
         return kept
 
@@ -294,7 +304,7 @@ class DuckDBStore:
             pass  # a failed COMMIT ends the transaction itself
         except duckdb.Error as error:
             self.usable = False
-            log.error("rollback_failed", error=str(error))
+            log.warning("rollback_failed", error=str(error))
 
     @contextmanager
     def _questions(self) -> Iterator[duckdb.DuckDBPyConnection]:
@@ -323,7 +333,7 @@ class DuckDBStore:
     def _translated(self, error: duckdb.Error) -> StoreUnavailable:
         text = str(error)
         if any(sign in text for sign in _DAMAGE):
-            self.usable = False
+            self.usable, self.damaged = False, True
             return StoreDamaged(f"{self.path} is damaged: {_first_line(text)}")
         if isinstance(error, duckdb.FatalException | duckdb.InternalException):
             self.usable = False
@@ -369,7 +379,7 @@ def _migrate(connection: duckdb.DuckDBPyConnection) -> None:
     """Make or renew the schema, all of it or nothing; refuse one of a newer version."""
     connection.execute("BEGIN TRANSACTION")
     connection.execute(
-        "CREATE TABLE IF NOT EXISTS schema_version (version INTEGER NOT NULL, at TIMESTAMP NOT NULL)"
+        "CREATE TABLE IF NOT EXISTS schema_version (version INTEGER, migrated_at TIMESTAMP)"
     )
     found = connection.execute("SELECT max(version) FROM schema_version").fetchone()
     version = found[0] if found else None

@@ -1,4 +1,7 @@
-"""The store as a worker sees it: the recorder behind its unix socket. Rows pass through unparsed."""
+"""The store as a worker sees it: the recorder behind its unix socket.
+
+Rows pass through unparsed.
+"""
 
 from __future__ import annotations
 

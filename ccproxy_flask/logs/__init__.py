@@ -1,0 +1,5 @@
+"""The logs API: what was recorded, for programs and for the dashboard."""
+
+from .routes import blueprint
+
+__all__ = ["blueprint"]

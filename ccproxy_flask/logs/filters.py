@@ -1,0 +1,277 @@
+"""Query parameters → typed values. Each one is checked, and all that is wrong is said at once.
+
+The codes and messages are those of pydantic's errors, which clients of the published API know.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from ccproxy_flask.errors import ERROR_TYPES, CcproxyError, InvalidParameter
+from ccproxy_flask.record import COLUMNS
+from ccproxy_flask.store.base import MOST_ROWS, Choice, Cursor, LogFilter, Page
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from werkzeug.datastructures import MultiDict
+
+FILTERS = frozenset(
+    {
+        "start_time",
+        "end_time",
+        "model",
+        "service_type",
+        "provider",
+        "status_code_min",
+        "status_code_max",
+        "min_duration_ms",
+        "max_duration_ms",
+        "streaming",
+        "session_id",
+        "request_id",
+        "error_type",
+        "q",
+    }
+)
+"""The parameters that every endpoint with rows takes."""
+
+LARGEST_OFFSET = 1_000_000_000
+_LONGEST_TEXT = 256
+_MOST_CHOICES = 50
+_LONGEST_DURATION_MS = 1e12
+_LAST_SECOND = 253_402_300_799
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
+_NUMBER = re.compile(
+    r"[+-]?(?:[0-9]{1,18}(?:\.[0-9]{0,18})?|\.[0-9]{1,18})(?:[eE][+-]?[0-9]{1,3})?"
+)
+_BOOLEANS = {"true": True, "1": True, "yes": True, "on": True} | {
+    "false": False,
+    "0": False,
+    "no": False,
+    "off": False,
+}
+# What `date --iso-8601` and JavaScript print; the `+` of an offset comes in as a space where the
+# client did not quote it.
+_UNQUOTED_OFFSET = re.compile(r"(T[0-9:.]+) ([0-9]{2}:?[0-9]{2})$")
+
+
+class InvalidParameters(CcproxyError):
+    """*problems* are all that is wrong with the parameters of a request."""
+
+    def __init__(self, problems: Iterable[InvalidParameter]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("; ".join(f"{one.name}: {one}" for one in self.problems))
+
+
+class Parameters:
+    """The query parameters of one request. Read each, then call :meth:`check`."""
+
+    def __init__(self, args: MultiDict[str, str], allowed: frozenset[str]) -> None:
+        self._args = args
+        self._problems: list[InvalidParameter] = []
+        for name, values in args.lists():
+            if name not in allowed:
+                self._wrong(name, values[0], "Extra inputs are not permitted", "extra_forbidden")
+            elif len(values) > 1:
+                self._wrong(name, values, "Input should be given once", "multiple_values")
+
+    def check(self) -> None:
+        """Raise InvalidParameters where anything was wrong."""
+        if self._problems:
+            raise InvalidParameters(self._problems)
+
+    def integer(self, name: str, low: int, high: int) -> int | None:
+        """Return a whole number between *low* and *high*; None where it is absent or wrong."""
+        text = self._text_of(name)
+        if text is None:
+            return None
+        if not _INTEGER.fullmatch(text.strip()):
+            message = "Input should be a valid integer, unable to parse string as an integer"
+            self._wrong(name, text, message, "int_parsing")
+            return None
+        value = int(text)
+        return value if self._is_between(name, text, value, low, high) else None
+
+    def number(self, name: str, low: float, high: float) -> float | None:
+        """Return a finite number between *low* and *high*; None where it is absent or wrong."""
+        text = self._text_of(name)
+        if text is None:
+            return None
+        if not _NUMBER.fullmatch(text.strip()):
+            message = "Input should be a valid number, unable to parse string as a number"
+            self._wrong(name, text, message, "float_parsing")
+            return None
+        value = float(text)
+        if not math.isfinite(value):
+            self._wrong(name, text, "Input should be a finite number", "finite_number")
+            return None
+        return value if self._is_between(name, text, value, low, high) else None
+
+    def boolean(self, name: str) -> bool | None:
+        """Return a truth value; None where it is absent or wrong."""
+        text = self._text_of(name)
+        if text is None:
+            return None
+        value = _BOOLEANS.get(text.strip().lower())
+        if value is None:
+            message = "Input should be a valid boolean, unable to interpret input"
+            self._wrong(name, text, message, "bool_parsing")
+            return None
+        return value
+
+    def moment(self, name: str) -> datetime | None:
+        """Return a time, given as seconds since 1970 or as in RFC 3339 (UTC without an offset)."""
+        text = self._text_of(name)
+        if text is None:
+            return None
+        if _NUMBER.fullmatch(text.strip()):
+            seconds = self.number(name, 0, _LAST_SECOND)
+            return None if seconds is None else _EPOCH + timedelta(seconds=seconds)
+        try:
+            value = datetime.fromisoformat(_UNQUOTED_OFFSET.sub(r"\1+\2", text.strip()))
+            value = value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC)
+        except (ValueError, OverflowError):
+            message = "Input should be seconds since 1970 or a time as in RFC 3339"
+            self._wrong(name, text, message, "datetime_parsing")
+            return None
+        if value < _EPOCH:
+            self._wrong(name, text, "Input should not be before 1970", "datetime_too_early")
+            return None
+        return value
+
+    def text(self, name: str) -> str | None:
+        """Return a text of reasonable length; None where it is absent or wrong."""
+        text = self._text_of(name)
+        if text is None:
+            return None
+        if not text:
+            message = "String should have at least 1 character"
+            self._wrong(name, text, message, "string_too_short")
+            return None
+        if len(text) > _LONGEST_TEXT:
+            message = f"String should have at most {_LONGEST_TEXT} characters"
+            self._wrong(name, text, message, "string_too_long")
+            return None
+        return text
+
+    def one_of(self, name: str, values: Iterable[str]) -> str | None:
+        """Return one of *values*; None where it is absent or wrong."""
+        text = self._text_of(name)
+        if text is None:
+            return None
+        known = list(values)
+        if text not in known:
+            shown = ", ".join(f"'{value}'" for value in known[:-1]) + f" or '{known[-1]}'"
+            self._wrong(name, text, f"Input should be {shown}", "literal_error")
+            return None
+        return text
+
+    def choice(self, name: str) -> Choice:
+        """Return what ``a,b`` (any of these) and ``!a,!b`` (none of these) mean."""
+        text = self.text(name)
+        if text is None:
+            return Choice()
+        parts = [part.strip() for part in text.split(",")]
+        if len(parts) > _MOST_CHOICES or not all(part.removeprefix("!").strip() for part in parts):
+            message = "Value error, Input should be names between commas, each with ! or without"
+            self._wrong(name, text, message)
+        return Choice(
+            include=tuple(part for part in parts if not part.startswith("!")),
+            exclude=tuple(part[1:].strip() for part in parts if part.startswith("!")),
+        )
+
+    def made_by(self, name: str, make: Callable[[str], Any], message: str) -> Any:
+        """Return what *make* makes of a text; None where it is absent or wrong."""
+        text = self._text_of(name)
+        if text is None:
+            return None
+        try:
+            return make(text)
+        except ValueError:
+            self._wrong(name, text, f"Value error, {message}")
+            return None
+
+    def ordered(self, low_name: str, low: Any, high_name: str, high: Any) -> None:
+        """Note it where *low* is over *high*."""
+        if low is not None and high is not None and low > high:
+            message = f"Value error, {high_name} must not be less than {low_name}"
+            self._wrong(high_name, self._args[high_name], message)
+
+    def _text_of(self, name: str) -> str | None:
+        values = self._args.getlist(name)
+        return values[0] if len(values) == 1 else None
+
+    def _is_between(self, name: str, text: str, value: float, low: float, high: float) -> bool:
+        if value < low:
+            message = f"Input should be greater than or equal to {low:g}"
+            self._wrong(name, text, message, "greater_than_equal")
+        elif value > high:
+            message = f"Input should be less than or equal to {high:.15g}"
+            self._wrong(name, text, message, "less_than_equal")
+        else:
+            return True
+        return False
+
+    def _wrong(self, name: str, value: Any, message: str, kind: str = "value_error") -> None:
+        self._problems.append(InvalidParameter(name, value, message, kind))
+
+
+def log_filter(found: Parameters) -> LogFilter:
+    """Return the filter that *found* describes; what is wrong with it is noted there."""
+    where = LogFilter(
+        start_time=found.moment("start_time"),
+        end_time=found.moment("end_time"),
+        model=found.text("model"),
+        service_type=found.choice("service_type"),
+        provider=found.text("provider"),
+        status_code_min=found.integer("status_code_min", 100, 599),
+        status_code_max=found.integer("status_code_max", 100, 599),
+        min_duration_ms=found.number("min_duration_ms", 0, _LONGEST_DURATION_MS),
+        max_duration_ms=found.number("max_duration_ms", 0, _LONGEST_DURATION_MS),
+        streaming=found.boolean("streaming"),
+        session_id=found.text("session_id"),
+        request_id=found.text("request_id"),
+        error_type=found.one_of("error_type", sorted(ERROR_TYPES)),
+        q=found.text("q"),
+    )
+    found.ordered("start_time", where.start_time, "end_time", where.end_time)
+    found.ordered(
+        "status_code_min", where.status_code_min, "status_code_max", where.status_code_max
+    )
+    found.ordered(
+        "min_duration_ms", where.min_duration_ms, "max_duration_ms", where.max_duration_ms
+    )
+    return where
+
+
+def entries_parameters(args: MultiDict[str, str]) -> tuple[LogFilter, Page]:
+    """Return what ``/logs/entries`` is asked for. Raises InvalidParameters."""
+    found = Parameters(args, FILTERS | {"limit", "offset", "order_by", "order_desc"})
+    where = log_filter(found)
+    limit = found.integer("limit", 1, 1000)
+    offset = found.integer("offset", 0, LARGEST_OFFSET)
+    order_by = found.one_of("order_by", COLUMNS)
+    order_desc = found.boolean("order_desc")
+    found.check()
+    descending = True if order_desc is None else order_desc
+    return where, Page(limit or 50, offset or 0, order_by or "timestamp", descending)
+
+
+def query_parameters(args: MultiDict[str, str]) -> tuple[LogFilter, int, Cursor | None]:
+    """Return what ``/logs/query`` is asked for. Raises InvalidParameters."""
+    found = Parameters(args, FILTERS | {"limit", "cursor"})
+    where = log_filter(found)
+    limit = found.integer("limit", 1, MOST_ROWS)
+    cursor = found.made_by("cursor", Cursor.parse, "not a cursor that this API gave")
+    found.check()
+    return where, limit or 1000, cursor
+
+
+def no_parameters(args: MultiDict[str, str]) -> None:
+    """Raise InvalidParameters where there is any."""
+    Parameters(args, frozenset()).check()

@@ -1,0 +1,213 @@
+"""The endpoints under ``/logs``: they read the parameters, ask the store, and answer."""
+
+from __future__ import annotations
+
+import re
+import time
+from typing import TYPE_CHECKING, Any
+
+import orjson
+from flask import Blueprint, Response, abort, current_app, request
+
+from ccproxy_flask import __version__, tracing
+from ccproxy_flask.access import error_response, guard
+from ccproxy_flask.errors import StoreUnavailable
+from ccproxy_flask.journal.segments import list_segments
+
+from .filters import InvalidParameters, entries_parameters, no_parameters, query_parameters
+
+if TYPE_CHECKING:
+    from ccproxy_flask.journal import JournalWriter
+    from ccproxy_flask.settings import Settings
+    from ccproxy_flask.store.base import Store, StoreStatus
+
+COLLECTION_OFF = "Logs collection is disabled. Enable with logs_collection_enabled=true"
+_DISABLED_RETRY_SECONDS = 60
+_LATE_SECONDS = 5.0
+_SECONDS = re.compile(r"[0-9.eE+-]+")
+
+blueprint = Blueprint("logs", __name__, url_prefix="/logs")
+tracing.trace(blueprint, "logs_service")
+guard(blueprint)
+
+
+@blueprint.before_request
+def _refuse_where_off() -> None:
+    if not _settings().observability.logs_endpoints_enabled:
+        abort(404)
+
+
+@blueprint.after_request
+def _forbid_caching(response: Response) -> Response:
+    response.headers.setdefault("cache-control", "no-store")
+    return response
+
+
+@blueprint.errorhandler(InvalidParameters)
+def _unprocessable(error: InvalidParameters) -> Response:
+    detail = [
+        {"type": one.kind, "loc": [one.where, one.name], "msg": str(one), "input": one.value}
+        for one in error.problems
+    ]
+    return _json(orjson.dumps({"detail": detail}), 422)
+
+
+@blueprint.errorhandler(StoreUnavailable)
+def _unavailable(error: StoreUnavailable) -> Response:
+    response = error_response(503, "service_unavailable", str(error))
+    response.headers["retry-after"] = str(max(1, error.retry_after))
+    return response
+
+
+@blueprint.get("/entries")
+def entries() -> Response:
+    """One page of rows in any order (SPEC §5)."""
+    store = _store()
+    where, page = entries_parameters(request.args)
+    found = store.entries(where, page)
+    facts = {
+        "total_count": found.total_count,
+        "limit": page.limit,
+        "offset": page.offset,
+        "order_by": page.order_by,
+        "order_desc": page.order_desc,
+        "service_type": request.args.get("service_type"),
+        "page": page.offset // page.limit + 1,
+        "total_pages": -(-found.total_count // page.limit),
+        "backend": _settings().observability.log_storage_backend,
+    }
+    return _rows("entries", found.text, facts)
+
+
+@blueprint.get("/query")
+def query() -> Response:
+    """The newest rows, and from there on back (SPEC §5)."""
+    store = _store()
+    where, limit, cursor = query_parameters(request.args)
+    found = store.query(where, limit, cursor)
+    facts = {
+        "count": found.count,
+        "limit": limit,
+        "filters": {
+            "start_time": _as_given(request.args.get("start_time")),
+            "end_time": _as_given(request.args.get("end_time")),
+            "model": where.model,
+            "service_type": request.args.get("service_type"),
+        },
+        "timestamp": time.time(),
+        "next_cursor": found.next_cursor,
+        "has_more": found.next_cursor is not None,
+    }
+    return _rows("results", found.text, facts)
+
+
+@blueprint.post("/reset")
+def reset() -> Response:
+    """Delete all rows (SPEC §5)."""
+    store = _store()
+    no_parameters(request.args)
+    store.reset()
+    answer = {
+        "status": "success",
+        "message": "All logs data has been reset",
+        "timestamp": time.time(),
+        "backend": _settings().observability.log_storage_backend,
+    }
+    return _json(orjson.dumps(answer))
+
+
+@blueprint.get("/status")
+def status() -> Response:
+    """Whether records are kept, and where (SPEC §5). Answers also where nothing else does."""
+    no_parameters(request.args)
+    settings = _settings()
+    try:
+        found = _facts_of(_store().status())
+    except StoreUnavailable as error:
+        found = _facts_without_store(settings, str(error))
+    shown = {
+        "prometheus_enabled": str(settings.observability.metrics_endpoint_enabled),
+        "observability_system": "hybrid_prometheus_structlog",
+        "backend": settings.observability.log_storage_backend,
+        "path": str(settings.duckdb_path),
+        "dropped": _dropped(found.pop("counts")),
+        "version": __version__,
+    }
+    return _json(orjson.dumps(found | shown))
+
+
+def _facts_of(known: StoreStatus) -> dict[str, Any]:
+    journal: JournalWriter | None = current_app.extensions["ccproxy.journal"]
+    reason = known.reason or (journal and journal.trouble and f"journal: {journal.trouble}")
+    if not reason and known.writer_lag_seconds > _LATE_SECONDS:
+        reason = "records wait in the journal"
+    return {
+        "status": "degraded" if reason else "healthy",
+        "reason": reason or None,
+        "rows": known.rows,
+        "last_write": known.last_write and known.last_write.isoformat().replace("+00:00", "Z"),
+        "backlog_bytes": known.backlog_bytes,
+        "backlog_lines": journal.backlog_lines if journal else 0,
+        "writer_lag_seconds": round(known.writer_lag_seconds, 3),
+        "damaged_lines": known.counts.get("damaged_lines", 0),
+        "worker_lost": known.counts.get("worker_lost", 0),
+        "record_lost": known.counts.get("record_lost", 0),
+        "counts": known.counts,
+    }
+
+
+def _facts_without_store(settings: Settings, reason: str) -> dict[str, Any]:
+    journal: JournalWriter | None = current_app.extensions["ccproxy.journal"]
+    try:
+        waiting = sum(segment.size for segment in list_segments(settings.journal_directory))
+    except OSError:
+        waiting = 0
+    return {
+        "status": "unavailable",
+        "reason": reason,
+        "rows": None,
+        "last_write": None,
+        "backlog_bytes": waiting if journal else 0,
+        "backlog_lines": journal.backlog_lines if journal else 0,
+        "writer_lag_seconds": None,
+        "damaged_lines": None,
+        "worker_lost": None,
+        "record_lost": None,
+        "counts": {},
+    }
+
+
+def _dropped(counts: dict[str, int]) -> dict[str, int]:
+    """Return dropped records by reason: those the store knows of, and those only we know of yet."""
+    journal: JournalWriter | None = current_app.extensions["ccproxy.journal"]
+    found = dict(journal.dropped) if journal else {}
+    for name, count in counts.items():
+        if name.startswith("dropped:"):
+            reason = name.removeprefix("dropped:")
+            found[reason] = found.get(reason, 0) + count
+    return found
+
+
+def _as_given(text: str | None) -> float | str | None:
+    return float(text) if text is not None and _SECONDS.fullmatch(text.strip()) else text
+
+
+def _rows(name: str, rows: bytes, facts: dict[str, Any]) -> Response:
+    """Answer with *rows*, the text of a JSON array, under *name*, and *facts* beside it."""
+    return _json(b'{"' + name.encode() + b'":' + rows + b"," + orjson.dumps(facts)[1:])
+
+
+def _json(body: bytes, code: int = 200) -> Response:
+    return Response(body, code, mimetype="application/json")
+
+
+def _settings() -> Settings:
+    settings: Settings = current_app.extensions["ccproxy.settings"]
+    return settings
+
+
+def _store() -> Store:
+    store: Store | None = current_app.extensions["ccproxy.store"]
+    if store is None:
+        raise StoreUnavailable(COLLECTION_OFF, _DISABLED_RETRY_SECONDS)
+    return store

@@ -1,0 +1,435 @@
+"""Move the journal's lines into the store: each request once, whatever dies in between."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+import structlog
+
+from ccproxy_flask.journal.lines import CANCELLED, identify, parse, storable
+from ccproxy_flask.journal.reader import read_lines, read_rest
+from ccproxy_flask.journal.segments import Segment, by_worker, is_alive, list_segments
+from ccproxy_flask.record import RequestRecord, to_json
+from ccproxy_flask.store.base import Mark, RowsRefused
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from ccproxy_flask.store.base import RecordingStore
+
+log = structlog.get_logger(__name__)
+
+KEEP_SECONDS = 60.0
+"""How long a stored segment stays, for those who follow the journal live."""
+BATCH_BYTES = 4 << 20
+"""About so much of the journal goes into one transaction."""
+_READ_BYTES = 1 << 20
+_DAMAGED_NAME = "damaged.ndjson"
+_LARGEST_DAMAGED = 16 << 20
+_WORKER_LOST = "the worker process ended with this request in flight"
+_RECORD_LOST = "the request ended, but its record could not be written"
+
+
+class Observer(Protocol):
+    """Who wants to know what the recorder does."""
+
+    def written(self, count: int) -> None:
+        """*count* records reached the store."""
+
+    def worker_lost(self, record: RequestRecord) -> None:
+        """A request went down with its worker."""
+
+    def backlog(self, size: int) -> None:
+        """*size* bytes of the journal are not stored yet."""
+
+
+class Nobody:
+    """An observer that does nothing."""
+
+    def written(self, count: int) -> None:
+        """Do nothing."""
+
+    def worker_lost(self, record: RequestRecord) -> None:
+        """Do nothing."""
+
+    def backlog(self, size: int) -> None:
+        """Do nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """When stored segments are not kept for others to read: over half of *max_bytes* of journal,
+    or with less than twice *min_free_bytes* free on its disk."""
+
+    max_bytes: int
+    min_free_bytes: int
+
+
+@dataclass(slots=True)
+class _Worker:
+    """What is known of the writer of some segments."""
+
+    starts: dict[str, bytes] = field(default_factory=dict)
+    """The start lines of requests that have not ended."""
+    closed_at: int = 0
+    """The newest segment when the worker was found dead and its open requests were stored."""
+
+
+@dataclass(slots=True)
+class _Slice:
+    """Some lines of one segment."""
+
+    segment: Segment
+    end: int
+    """Where the lines end."""
+    starts: dict[str, bytes] = field(default_factory=dict)
+    rows: list[tuple[str, bytes]] = field(default_factory=list)
+    """Request id and JSON of what goes into the store."""
+    damaged: list[bytes] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+
+    def take(self, line: bytes) -> None:
+        """Sort *line* in."""
+        known = identify(line)
+        if known is not None:
+            event, request_id = known
+            if event == "start":
+                self.starts[request_id] = line
+            else:
+                self.rows.append((request_id, line))
+        elif line and not line.endswith(CANCELLED):
+            self._take_other(line, parse(line))
+
+    def _take_other(self, line: bytes, fields: dict[str, Any] | None) -> None:
+        kind = fields["event"] if fields is not None else None
+        request_id = fields.get("request_id") if fields is not None else None
+        if fields is not None and kind == "dropped" and isinstance(fields.get("count"), int):
+            self.counts[f"dropped:{str(fields.get('reason'))[:32]}"] += fields["count"]
+        elif fields is None or not isinstance(request_id, str):
+            self.damaged.append(line)
+        elif kind == "start":
+            self.starts[request_id] = line
+        elif kind == "end":
+            self.rows.append((request_id, line))
+        elif kind == "lost":
+            row = fields | {"error_type": "record_lost", "error_message": _RECORD_LOST}
+            self.rows.append((request_id, to_json(storable(row))))
+            self.counts["record_lost"] += 1
+        else:
+            self.damaged.append(line)
+
+
+class Ingest:
+    """One pass after the other over the journal in *directory*.
+
+    Every call may raise StoreUnavailable; what was then not stored stays in the journal. Throw the
+    object away after that and make a new one: only the store knows whether a commit that failed
+    took place.
+    """
+
+    def __init__(
+        self,
+        store: RecordingStore,
+        directory: Path,
+        limits: Limits,
+        observer: Observer | None = None,
+        keep_seconds: float = KEEP_SECONDS,
+    ) -> None:
+        self._store, self._directory, self._limits = store, directory, limits
+        self._observer: Observer = observer or Nobody()
+        self._keep_seconds = keep_seconds
+        self._positions: dict[str, int] = {}
+        self._unmarked: set[str] = set()
+        """Segments whose position the store does not know: there was no row to store with it."""
+        self._workers: dict[str, _Worker] = {}
+        self._backlog_bytes = 0
+        self._caught_up_at = time.monotonic()
+        self._rebuild()
+
+    @property
+    def backlog_bytes(self) -> int:
+        """Bytes of the journal that were not stored after the last pass."""
+        return self._backlog_bytes
+
+    @property
+    def lag_seconds(self) -> float:
+        """For how long there has been something to store; 0 where there is nothing."""
+        return time.monotonic() - self._caught_up_at if self._backlog_bytes else 0.0
+
+    def _rebuild(self) -> None:
+        """Take from the store how far each segment is stored, and from there what is open."""
+        marks = self._store.marks()
+        for segment in list_segments(self._directory):
+            mark = marks.get(segment.name)
+            if mark is None:
+                continue
+            worker = self._worker(segment)
+            self._positions[segment.name] = mark.position
+            if mark.closed:
+                worker.closed_at = segment.number
+                worker.starts.clear()
+                continue
+            for part in self._parts(segment, 0, mark.position):
+                _apply(worker, part)
+
+    def _worker(self, segment: Segment) -> _Worker:
+        return self._workers.setdefault(segment.worker, _Worker())
+
+    def _parts(self, segment: Segment, begin: int, end: int) -> Iterable[_Slice]:
+        while begin < end:
+            part = self._read(segment, begin, min(_READ_BYTES, end - begin))
+            if part is None or part.end == begin:
+                return
+            begin = part.end
+            yield part
+
+    def _read(self, segment: Segment, begin: int, limit: int) -> _Slice | None:
+        try:
+            lines, end = read_lines(self._directory / segment.name, begin, limit)
+        except FileNotFoundError:
+            return None
+        part = _Slice(segment, end)
+        for line in lines:
+            part.take(line)
+        return part
+
+    # -- one pass ----------------------------------------------------------------------------------
+
+    def step(self) -> bool:
+        """Store a batch of what is new; return False where there was nothing.
+
+        Raises StoreUnavailable, or OSError where the journal cannot be read.
+        """
+        segments = list_segments(self._directory)
+        parts, full = self._collect(segments)
+        if parts:
+            self._keep(parts)
+        gone = [] if full else self._finish(segments)
+        self._measure(segment for segment in segments if segment.name not in gone)
+        return bool(parts)
+
+    def _collect(self, segments: list[Segment]) -> tuple[list[_Slice], bool]:
+        found: list[_Slice] = []
+        room = BATCH_BYTES
+        for group in by_worker(segments).values():
+            for segment in group:
+                # What stood in the list may have grown before its worker left it for the next; a
+                # request's end in that must not come after what its worker wrote later.
+                size = segment.size if segment is group[-1] else self._size(segment)
+                begin = self._positions.get(segment.name, 0)
+                for part in self._parts(segment, begin, size):
+                    found.append(part)
+                    room -= part.end - begin
+                    begin = part.end
+                    if room <= 0:
+                        return found, True
+        return found, False
+
+    def _keep(self, parts: list[_Slice]) -> None:
+        """Store *parts*, and only then remember that they are."""
+        rows = [line for part in parts for _, line in part.rows]
+        counts = sum((part.counts for part in parts), Counter[str]())
+        damaged = [line for part in parts for line in part.damaged]
+        counts.update({"damaged_lines": len(damaged)} if damaged else {})
+        if rows or counts:
+            ends = {name: self._positions[name] for name in self._unmarked} | _ends(parts)
+            marks = [Mark(name, end) for name, end in ends.items()]
+            try:
+                self._store.append(rows, marks, counts)
+            except RowsRefused as refused:
+                log.warning("rows_refused", rows=len(rows), reason=str(refused)[:300])
+                damaged += self._keep_what_fits(parts, marks, counts)
+            self._unmarked.clear()
+            self._observer.written(len(rows))
+        else:
+            self._unmarked.update(_ends(parts))
+        for part in parts:
+            self._positions[part.segment.name] = part.end
+            _apply(self._worker(part.segment), part)
+        if damaged:
+            self._put_aside(damaged)
+
+    def _keep_what_fits(
+        self, parts: list[_Slice], marks: list[Mark], counts: Counter[str]
+    ) -> list[bytes]:
+        """Store the rows of *parts* that can be, without what does not fit; return the others.
+
+        A request whose end is beyond repair stays open, and gets its row when its worker is gone.
+        """
+        refused: list[bytes] = []
+        for part in parts:
+            kept = []
+            for request_id, line in part.rows:
+                row, whole = _repaired(line)
+                if row is None or not self._keep_one(row):
+                    refused.append(line)
+                    continue
+                kept.append((request_id, line))
+                if not whole:
+                    refused.append(line)
+            part.rows = kept
+        counts["damaged_lines"] += len(refused)
+        self._store.append([], marks, counts)
+        return refused
+
+    def _keep_one(self, row: bytes) -> bool:
+        # One by one the marks come last, so a row may be there from a try that was broken off.
+        try:
+            self._store.append_missing([row], [], "")
+        except RowsRefused:
+            return False
+        return True
+
+    def _put_aside(self, lines: list[bytes]) -> None:
+        """Keep damaged *lines* for a person to look at."""
+        log.warning("journal_lines_damaged", count=len(lines), file=_DAMAGED_NAME)
+        path = self._directory / _DAMAGED_NAME
+        flags = os.O_CREAT | os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC
+        try:
+            fd = os.open(path, flags, 0o600)
+            try:
+                if os.fstat(fd).st_size < _LARGEST_DAMAGED:
+                    os.write(fd, b"\n".join(lines) + b"\n")
+            finally:
+                os.close(fd)
+        except OSError as error:
+            log.warning("damaged_lines_not_kept", reason=error.strerror)
+
+    # -- the ends of segments and of workers -------------------------------------------------------
+
+    def _finish(self, segments: list[Segment]) -> list[str]:
+        groups = by_worker(segments)
+        pressed = self._is_pressed(segments)
+        gone: list[str] = []
+        for name, group in groups.items():
+            for segment in group[:-1]:
+                self._take_rest(segment, comes_again=True)
+            self._close_if_dead(group[-1])
+            gone += self._remove_stored(group, pressed)
+            if self._has_ended(group) and group[-1].name in gone:
+                del self._workers[name]
+        if gone:
+            self._store.forget(gone)
+        return gone
+
+    def _has_ended(self, group: list[Segment]) -> bool:
+        return self._worker(group[-1]).closed_at == group[-1].number
+
+    def _take_rest(self, segment: Segment, comes_again: bool) -> None:
+        """Take what stands behind the last newline of a segment that nobody writes any more.
+
+        A worker that left a segment with half a line writes that line to its next one.
+        """
+        begin = self._positions.get(segment.name, 0)
+        try:
+            rest = read_rest(self._directory / segment.name, begin)
+        except FileNotFoundError:
+            return
+        if not rest or b"\n" in rest:
+            return
+        part = _Slice(segment, begin + len(rest))
+        if parse(rest) is not None:
+            part.take(rest)
+        elif not comes_again:
+            part.damaged.append(rest)
+        self._keep([part])
+
+    def _close_if_dead(self, newest: Segment) -> None:
+        worker = self._worker(newest)
+        if worker.closed_at == newest.number or is_alive(self._directory, newest):
+            return
+        # It may have written between our reading and its death.
+        size = self._size(newest)
+        for part in self._parts(newest, self._positions.get(newest.name, 0), size):
+            self._keep([part])
+        self._take_rest(newest, comes_again=False)
+        rows = [row for line in worker.starts.values() if (row := _lost_row(line)) is not None]
+        mark = Mark(newest.name, self._positions.get(newest.name, 0), closed=True)
+        kept = self._store.append_missing([to_json(row) for row in rows], [mark], "worker_lost")
+        worker.starts.clear()
+        worker.closed_at = newest.number
+        if kept:
+            log.warning("worker_lost", worker=newest.worker, requests=kept)
+            for row in rows:
+                self._observer.worker_lost(RequestRecord(**row))
+
+    def _size(self, segment: Segment) -> int:
+        try:
+            return (self._directory / segment.name).stat().st_size
+        except FileNotFoundError:
+            return 0
+
+    def _remove_stored(self, group: list[Segment], pressed: bool) -> list[str]:
+        """Delete the segments of a worker that nobody needs any more, oldest first."""
+        ended = self._has_ended(group)
+        removed = []
+        for segment in group:
+            stored = self._positions.get(segment.name, 0) >= segment.size
+            left = segment is not group[-1] or ended
+            if not (stored and left and (pressed or self._is_old(segment))):
+                break
+            try:
+                (self._directory / segment.name).unlink(missing_ok=True)
+            except OSError as error:
+                log.warning("segment_not_removed", segment=segment.name, reason=error.strerror)
+                break
+            self._positions.pop(segment.name, None)
+            self._unmarked.discard(segment.name)
+            removed.append(segment.name)
+        return removed
+
+    def _is_old(self, segment: Segment) -> bool:
+        # A clock that was set back must not keep segments for ever.
+        return abs(time.time() - segment.modified) > self._keep_seconds
+
+    def _is_pressed(self, segments: list[Segment]) -> bool:
+        if sum(segment.size for segment in segments) > self._limits.max_bytes // 2:
+            return True
+        try:
+            disk = os.statvfs(self._directory)
+        except FileNotFoundError:
+            return False
+        return disk.f_bavail * disk.f_frsize < 2 * self._limits.min_free_bytes
+
+    def _measure(self, segments: Iterable[Segment]) -> None:
+        self._backlog_bytes = sum(
+            max(0, segment.size - self._positions.get(segment.name, 0)) for segment in segments
+        )
+        if not self._backlog_bytes:
+            self._caught_up_at = time.monotonic()
+        self._observer.backlog(self._backlog_bytes)
+
+
+def _apply(worker: _Worker, part: _Slice) -> None:
+    """Note in *worker* which requests are open after *part*."""
+    worker.starts.update(part.starts)
+    for request_id, _ in part.rows:
+        worker.starts.pop(request_id, None)
+
+
+def _ends(parts: list[_Slice]) -> dict[str, int]:
+    return {part.segment.name: part.end for part in parts}
+
+
+def _repaired(line: bytes) -> tuple[bytes | None, bool]:
+    """Return the row of *line* without what does not fit, None where it cannot be one at all; and
+    whether all did fit."""
+    fields = parse(line)
+    row = storable(fields) if fields is not None else None
+    if fields is None or row is None or row["request_id"] is None or row["timestamp"] is None:
+        return None, False
+    whole = all(row[name] is not None or fields.get(name) is None for name in row)
+    return to_json(row), whole
+
+
+def _lost_row(start: bytes) -> dict[str, Any] | None:
+    fields = parse(start)
+    row = storable(fields) if fields is not None else None
+    if row is None or row["request_id"] is None or row["timestamp"] is None:
+        return None
+    return row | {"error_type": "worker_lost", "error_message": _WORKER_LOST}

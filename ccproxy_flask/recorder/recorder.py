@@ -1,0 +1,306 @@
+"""The recorder: takes its turn, opens the store, moves the journal into it, and answers."""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import os
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import structlog
+
+from ccproxy_flask import __version__
+from ccproxy_flask.errors import StoreUnavailable
+from ccproxy_flask.store.base import StoreDamaged
+from ccproxy_flask.store.duckdb import DuckDBStore, set_aside
+from ccproxy_flask.store.remote import RemoteStore
+
+from .ingest import Ingest, Limits
+from .server import SocketServer, private_directory
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ccproxy_flask.settings import Settings
+    from ccproxy_flask.store.base import (
+        Cursor,
+        EntriesPage,
+        LogFilter,
+        Page,
+        QueryPage,
+        Store,
+        StoreStatus,
+        Totals,
+    )
+
+    from .ingest import Observer
+
+log = structlog.get_logger(__name__)
+
+_IDLE_SECONDS = 0.1
+_TURN_SECONDS = 0.1
+_DRAIN_SECONDS = 10.0
+_LONGEST_PAUSE = 2.0
+_REMIND_SECONDS = 30.0
+_STARTING = "the recorder is starting"
+
+
+class Recorder:
+    """One recorder for the journal of *settings*; :meth:`run` returns after :meth:`stop`.
+
+    There is one at a time for each journal: a second one waits for its turn. Also a Store: the one
+    it has open, or StoreUnavailable with the reason why there is none.
+    """
+
+    def __init__(self, settings: Settings, observer: Observer | None = None) -> None:
+        self._settings, self._observer = settings, observer
+        self._directory = settings.journal_directory
+        self._store: DuckDBStore | None = None
+        self._ingest: Ingest | None = None
+        self._ingesting = threading.Lock()
+        self._stopping = threading.Event()
+        self._reason: str | None = _STARTING
+        self._reminded_at = float("-inf")
+        self._failures = 0
+        self.ready = threading.Event()
+        """Set when it has the store open for the first time, or another recorder has its turn."""
+
+    def stop(self) -> None:
+        """Ask :meth:`run` to store what is there and to return."""
+        self._stopping.set()
+
+    @property
+    def stopping(self) -> bool:
+        """True after :meth:`stop`."""
+        return self._stopping.is_set()
+
+    def run(self) -> None:
+        """Record until :meth:`stop`. Raises OSError where the journal's directory cannot be had."""
+        while not self._stopping.is_set():
+            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            path = self._directory / "recorder.lock"
+            lock = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+            try:
+                if self._wait_for_turn(lock):
+                    self._record(lock)
+            finally:
+                self._close_store()
+                os.close(lock)
+
+    def _wait_for_turn(self, lock: int) -> bool:
+        waits = False
+        while not self._stopping.is_set():
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if not waits:
+                    waits = True
+                    self._reason = "another recorder has its turn"
+                    log.info("recorder_stands_by", journal=str(self._directory))
+                    self.ready.set()
+                self._stopping.wait(_TURN_SECONDS)
+            else:
+                return True
+        return False
+
+    def _record(self, lock: int) -> None:
+        socket = self._settings.recorder_socket
+        if socket.parent != self._directory:
+            private_directory(socket.parent)
+        server = SocketServer(socket, self)
+        log.info("recorder_started", pid=os.getpid(), version=__version__)
+        try:
+            while not self._stopping.is_set() and self._is_in_place(lock):
+                if not self._turn():
+                    self._stopping.wait(self._pause())
+            self._drain()
+        finally:
+            server.close()
+            log.info("recorder_stopped", pid=os.getpid())
+
+    def _is_in_place(self, lock: int) -> bool:
+        """False where somebody removed the journal, or the socket, under our hands."""
+        try:
+            there = (self._directory / "recorder.lock").stat()
+            in_place = self._settings.recorder_socket.exists()
+        except OSError:
+            in_place = False
+        if in_place and there.st_ino == os.fstat(lock).st_ino:
+            return True
+        log.warning("journal_removed", journal=str(self._directory))
+        return False
+
+    def _drain(self) -> None:
+        deadline = time.monotonic() + _DRAIN_SECONDS
+        while self._turn() and time.monotonic() < deadline:
+            pass
+
+    def _pause(self) -> float:
+        if not self._failures:
+            return _IDLE_SECONDS
+        return float(min(_LONGEST_PAUSE, _IDLE_SECONDS * 2 ** min(self._failures, 10)))
+
+    # -- moving the journal into the store ---------------------------------------------------------
+
+    def _turn(self) -> bool:
+        """Store what is new; return True where there may be more."""
+        with self._ingesting:
+            try:
+                moved = self._opened().step()
+            except StoreDamaged as error:
+                self._in_trouble(error)
+                self._set_aside()
+                return False
+            except (StoreUnavailable, OSError) as error:
+                self._in_trouble(error)
+                return False
+            except Exception as error:  # a defect here must not end all recording
+                log.exception("recorder_failed")
+                self._in_trouble(error)
+                return False
+            self._out_of_trouble()
+            return moved
+
+    def _opened(self) -> Ingest:
+        if self._store is not None and not self._store.usable:
+            damaged = self._store.damaged
+            self._close_store()
+            if damaged:
+                raise StoreDamaged(f"{self._settings.duckdb_path} is damaged")
+        if self._store is not None and not self._store.is_in_place():
+            log.error("database_removed", path=str(self._settings.duckdb_path))
+            self._close_store()
+        if self._store is None:
+            self._store = DuckDBStore(self._settings.duckdb_path)
+            self.ready.set()
+        if self._ingest is None:
+            journal = self._settings.journal
+            limits = Limits(journal.max_bytes, journal.min_free_bytes)
+            self._ingest = Ingest(self._store, self._directory, limits, self._observer)
+        return self._ingest
+
+    def _in_trouble(self, error: Exception) -> None:
+        """Begin anew from what the store says: a commit that failed may have taken place."""
+        self._ingest = None
+        self._failures += 1
+        self._reason = str(error)
+        if self._store is not None and self._failures > 1:
+            self._close_store()
+        now = time.monotonic()
+        if now - self._reminded_at >= _REMIND_SECONDS:
+            self._reminded_at = now
+            log.error("store_unavailable", reason=self._reason)
+
+    def _out_of_trouble(self) -> None:
+        if self._failures:
+            log.info("store_available", failures=self._failures)
+        self._failures = 0
+        self._reason = None
+        self._reminded_at = float("-inf")
+
+    def _set_aside(self) -> None:
+        """Keep the damaged database under another name; the next turn makes a new one."""
+        self._close_store()
+        try:
+            kept = set_aside(self._settings.duckdb_path)
+        except OSError as error:
+            log.error("damaged_database_not_moved", reason=error.strerror)  # noqa: TRY400
+            return
+        log.error("database_damaged", reason=self._reason, kept_as=str(kept))
+
+    def _close_store(self) -> None:
+        store, self._store, self._ingest = self._store, None, None
+        if store is not None:
+            store.close()
+
+    # -- the store that it is ----------------------------------------------------------------------
+
+    def _current(self) -> DuckDBStore:
+        store = self._store
+        if store is None:
+            raise StoreUnavailable(self._reason or _STARTING)
+        return store
+
+    def entries(self, where: LogFilter, page: Page) -> EntriesPage:
+        """Return one page of rows, and how many there are in all."""
+        return self._current().entries(where, page)
+
+    def query(self, where: LogFilter, limit: int, cursor: Cursor | None = None) -> QueryPage:
+        """Return up to *limit* rows, newest first, from after *cursor* on."""
+        return self._current().query(where, limit, cursor)
+
+    def totals(self, where: LogFilter) -> Totals:
+        """Return the sums over all rows of *where*."""
+        return self._current().totals(where)
+
+    def status(self) -> StoreStatus:
+        """Return the state of the store and of the way to it."""
+        known = self._current().status()
+        ingest = self._ingest
+        return dataclasses.replace(
+            known,
+            backlog_bytes=ingest.backlog_bytes if ingest else 0,
+            writer_lag_seconds=ingest.lag_seconds if ingest else 0.0,
+            version=__version__,
+            reason=self._reason,
+        )
+
+    def reset(self) -> int:
+        """Store what has ended, then delete all rows and return how many there were."""
+        with self._ingesting:
+            deadline = time.monotonic() + _DRAIN_SECONDS
+            store, ingest = self._current(), self._ingest
+            while ingest is not None and ingest.step() and time.monotonic() < deadline:
+                pass
+            return store.reset()
+
+
+class InProcess:
+    """A recorder in a thread of this process. ``store`` answers; :meth:`close` stores the rest."""
+
+    def __init__(self, settings: Settings, observer: Observer | None = None) -> None:
+        self._recorder = Recorder(settings, observer)
+        self.store: Store = RemoteStore(settings.recorder_socket)
+        self._thread = threading.Thread(target=self._recorder.run, daemon=True, name="recorder")
+        self._thread.start()
+
+    def close(self) -> None:
+        """Store what the journal has, and end the thread."""
+        self._recorder.stop()
+        self._thread.join()
+
+    def wait(self, seconds: float) -> bool:
+        """Wait until questions can be asked, at most *seconds*; tell whether they can."""
+        return self._recorder.ready.wait(seconds)
+
+
+def start_in_process(settings: Settings, observer: Observer | None = None) -> InProcess:
+    """Record in this process, in threads: for ``flask run`` and for tests.
+
+    It serves the same socket as the recorder process, and stands by where there is one.
+    """
+    recorder = InProcess(settings, observer)
+    recorder.wait(_LONGEST_PAUSE)
+    return recorder
+
+
+def watch_parent(parent: int, recorder: Recorder, interval: float = 0.2) -> None:
+    """Stop *recorder* within a second of the death of the process *parent*."""
+
+    def watch() -> None:
+        while os.getppid() == parent and not recorder.stopping:
+            time.sleep(interval)
+        recorder.stop()
+
+    threading.Thread(target=watch, daemon=True, name="parent-watch").start()
+
+
+def on_signal(recorder: Recorder) -> Callable[[int, object], None]:
+    """Return what a signal to end calls."""
+
+    def stop(_number: int, _frame: object) -> None:
+        recorder.stop()
+
+    return stop

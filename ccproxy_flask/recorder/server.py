@@ -1,0 +1,138 @@
+"""The recorder's answers: HTTP on a unix socket, for the workers of this user alone."""
+
+from __future__ import annotations
+
+import os
+import stat
+import threading
+from typing import TYPE_CHECKING, Any
+
+import orjson
+import structlog
+from waitress import wasyncore  # type: ignore[import-untyped]  # has no types
+from waitress.server import create_server  # type: ignore[import-untyped]  # has no types
+
+from ccproxy_flask.errors import StoreUnavailable
+from ccproxy_flask.store.base import Cursor, LogFilter, Page
+from ccproxy_flask.store.remote import FACTS_HEADER
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from pathlib import Path
+    from wsgiref.types import StartResponse, WSGIEnvironment
+
+    from ccproxy_flask.store.base import Store
+
+log = structlog.get_logger(__name__)
+
+THREADS = 4
+"""How many questions are answered beside each other; others wait."""
+_LONGEST_QUESTION = 1 << 20
+_LONGEST_ANSWER_IN_MEMORY = 64 << 20
+
+Answer = tuple[bytes, dict[str, Any]]
+
+
+class Questions:
+    """The WSGI application: ``POST /<question>`` with a JSON body, answered by *store*.
+
+    The rows are the body of the answer; what else is to say is JSON in a header. 503 with
+    ``{"reason", "retry_after"}`` where the store cannot answer.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._views: dict[str, Callable[[dict[str, Any]], Answer]] = {
+            "/entries": self._entries,
+            "/query": self._query,
+            "/totals": self._totals,
+            "/status": self._status,
+            "/reset": self._reset,
+        }
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        status, (body, facts) = self._answered(environ)
+        headers = [
+            ("content-type", "application/json"),
+            ("content-length", str(len(body))),
+            (FACTS_HEADER, orjson.dumps(facts).decode()),
+        ]
+        start_response(status, headers)
+        return [body]
+
+    def _answered(self, environ: WSGIEnvironment) -> tuple[str, Answer]:
+        view = self._views.get(environ["PATH_INFO"])
+        if view is None:
+            return "404 Not Found", (b"", {})
+        try:
+            size = int(environ.get("CONTENT_LENGTH") or 0)
+            asked = orjson.loads(environ["wsgi.input"].read(size))
+            return "200 OK", view(asked)
+        except StoreUnavailable as error:
+            told = {"reason": str(error), "retry_after": error.retry_after}
+            return "503 Service Unavailable", (orjson.dumps(told), {})
+        except (TypeError, ValueError, KeyError) as error:
+            log.warning("question_not_understood", path=environ["PATH_INFO"], reason=repr(error))
+            return "400 Bad Request", (b"", {})
+
+    def _entries(self, asked: dict[str, Any]) -> Answer:
+        where = LogFilter.from_wire(asked.pop("where"))
+        found = self._store.entries(where, Page(**asked))
+        return found.text, {"total_count": found.total_count}
+
+    def _query(self, asked: dict[str, Any]) -> Answer:
+        cursor = Cursor.parse(asked["cursor"]) if asked["cursor"] is not None else None
+        found = self._store.query(LogFilter.from_wire(asked["where"]), asked["limit"], cursor)
+        return found.text, {"count": found.count, "next_cursor": found.next_cursor}
+
+    def _totals(self, asked: dict[str, Any]) -> Answer:
+        return orjson.dumps(self._store.totals(LogFilter.from_wire(asked["where"]))), {}
+
+    def _status(self, _asked: dict[str, Any]) -> Answer:
+        return self._store.status().to_wire(), {}
+
+    def _reset(self, _asked: dict[str, Any]) -> Answer:
+        return orjson.dumps({"deleted": self._store.reset()}), {}
+
+
+class SocketServer:
+    """Serves :class:`Questions` on the unix socket *path* from a thread until :meth:`close`."""
+
+    def __init__(self, path: Path, store: Store) -> None:
+        self._map: dict[int, Any] = {}
+        self._server = create_server(
+            Questions(store),
+            map=self._map,
+            unix_socket=str(path),
+            unix_socket_perms="600",
+            threads=THREADS,
+            max_request_body_size=_LONGEST_QUESTION,
+            outbuf_overflow=_LONGEST_ANSWER_IN_MEMORY,
+            outbuf_high_watermark=_LONGEST_ANSWER_IN_MEMORY,
+            connection_limit=200,
+            asyncore_use_poll=True,
+            ident="ccproxy-recorder",
+        )
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True, name="recorder-socket")
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            wasyncore.loop(timeout=1.0, use_poll=True, map=self._map, count=1)
+
+    def close(self) -> None:
+        """Stop to listen, and let go of the connections. The socket's file stays, refusing."""
+        self._stopping.set()
+        self._server.pull_trigger()
+        self._thread.join(timeout=5)
+        self._server.task_dispatcher.shutdown(timeout=2)
+        wasyncore.close_all(self._map, ignore_all=True)
+
+
+def private_directory(path: Path) -> None:
+    """Make the directory *path* for this user alone; PermissionError where it is another's."""
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    facts = path.lstat()
+    if not stat.S_ISDIR(facts.st_mode) or facts.st_uid != os.getuid():
+        raise PermissionError(f"{path} belongs to somebody else")

@@ -1,0 +1,72 @@
+"""Keeps the recorder process running; gunicorn's arbiter has one of these."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import threading
+import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_SHORT_LIFE_SECONDS = 1.0
+_LONGEST_PAUSE = 10.0
+_STOP_SECONDS = 20.0
+
+
+class Supervisor:
+    """Starts *argv* ``--parent <pid>``, and starts it again whenever it ends, until :meth:`stop`.
+
+    At once, but with a growing pause where it ends within a second of its start. The arbiter's own
+    ``waitpid(-1)`` may collect the child before us; ``Popen.wait`` takes that for an end too.
+    """
+
+    def __init__(self, argv: Sequence[str]) -> None:
+        self._argv = list(argv)
+        self._process: subprocess.Popen[bytes] | None = None
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._owner = 0
+
+    @property
+    def pid(self) -> int | None:
+        """The process id of the recorder that runs, None where none does."""
+        process = self._process
+        return process.pid if process is not None and process.returncode is None else None
+
+    def start(self) -> None:
+        """Start the process, and a thread that watches it."""
+        self._owner = os.getpid()
+        self._thread = threading.Thread(target=self._run, daemon=True, name="recorder-supervisor")
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Let the process store what is there, and wait for its end. Does nothing in a fork."""
+        if self._thread is None or self._owner != os.getpid():
+            return
+        self._stopping.set()
+        deadline = time.monotonic() + _STOP_SECONDS
+        while self._thread.is_alive() and time.monotonic() < deadline:
+            # Again and again: the thread may just be starting the next one.
+            process = self._process
+            if process is not None and process.returncode is None:
+                process.terminate()
+            self._thread.join(timeout=0.2)
+        process = self._process
+        if self._thread.is_alive() and process is not None:
+            process.kill()
+            self._thread.join(timeout=1)
+
+    def _run(self) -> None:
+        argv = [*self._argv, "--parent", str(self._owner)]
+        short_lives = 0
+        while not self._stopping.is_set():
+            began = time.monotonic()
+            self._process = subprocess.Popen(argv, stdin=subprocess.DEVNULL)  # noqa: S603  our own
+            self._process.wait()
+            lived = time.monotonic() - began
+            short_lives = short_lives + 1 if lived < _SHORT_LIFE_SECONDS else 0
+            if short_lives > 1:
+                self._stopping.wait(min(_LONGEST_PAUSE, 0.1 * 2**short_lives))
