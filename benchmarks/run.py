@@ -83,9 +83,10 @@ def _targets(directory: Path, core: int) -> Iterator[list[tuple[client.Target, i
     with (
         servers.upstreams(directory) as direct,
         servers.nginx_proxy(directory, direct, core) as nginx,
+        servers.hello(core) as hello,
         servers.ccproxy(directory, direct, core) as proxy,
     ):
-        yield [(direct, None), nginx, proxy]
+        yield [(direct, None), nginx, hello, proxy]
 
 
 def _measure(
@@ -97,6 +98,8 @@ def _measure(
     taken = client.latencies(target, 3000 // scale)
     found["latency_50"].append(_percentile(taken, 50) * 1e6)
     found["latency_99"].append(_percentile(taken, 99) * 1e6)
+    if not target.stream_port:
+        return
     for at_once in (1, 100):
         _flood(target, worker, found, 10_000 // scale, at_once)
     _paced(target, worker, found, max(20, 120 // scale))

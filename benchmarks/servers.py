@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parent.parent
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PATH = "/v1/chat/completions"
+_GUNICORN = [sys.executable, "-m", "gunicorn", "-k", "gevent", "-w", "1"]
 
 
 def free_port() -> int:
@@ -83,13 +84,23 @@ def nginx_proxy(directory: Path, direct: Target, core: int) -> Iterator[tuple[Ta
 
 
 @contextlib.contextmanager
+def hello(core: int) -> Iterator[tuple[Target, int]]:
+    """Run a Flask application that does nothing, on *core*; there are no streams of it."""
+    port = free_port()
+    command = [*_GUNICORN, "-b", f"127.0.0.1:{port}", "-c", os.devnull, "benchmarks.hello:app"]
+    with started(command, port, cwd=ROOT, stderr=subprocess.DEVNULL) as arbiter:
+        [worker] = children(arbiter.pid)
+        pin(worker, core)
+        yield Target("Flask, hello", port, 0, "/", ""), worker
+
+
+@contextlib.contextmanager
 def ccproxy(directory: Path, direct: Target, core: int) -> Iterator[tuple[Target, int]]:
     """Run the proxy, recording everything, its worker on *core*; gives target and worker's pid."""
     port = free_port()
-    command = [sys.executable, "-m", "gunicorn", "-k", "gevent", "-w", "1"]
     with (directory / "ccproxy.log").open("wb") as log:
         environment = os.environ | _settings(directory, direct)
-        bound = [*command, "-b", f"127.0.0.1:{port}", "wsgi:app"]
+        bound = [*_GUNICORN, "-b", f"127.0.0.1:{port}", "wsgi:app"]
         with started(bound, port, cwd=ROOT, env=environment, stdout=log, stderr=log) as arbiter:
             worker = next(pid for pid in children(arbiter.pid) if not _is_recorder(pid))
             pin(worker, core)
