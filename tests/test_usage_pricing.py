@@ -282,6 +282,9 @@ def test_providers_of_other_names():
     mine = price("mine", "claude-sonnet-4-5", api="anthropic_messages", tokens_input=MILLION)
     assert mine.total == 6
     assert price("mine", "llama-3", tokens_input=5) is None
+    # Anybody can run it, also at home.
+    assert price("mine", "openai/gpt-oss-120b", tokens_input=5) is None
+    assert price("groq", "openai/gpt-oss-120b", tokens_input=5) is not None
     assert price("openai", "gpt-4o", api="other", tokens_input=5) is None
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _PIECE = 64 << 10
-# What 100 MB of real answers compressed to at the most was 40 to 1.
+# Of the recorded answers none compresses better than 61 to 1, whole and with brotli.
 _LARGEST_RATIO = 200
 _ALWAYS_ALLOWED = 4 << 20
 _MOST_AT_ONCE = 16 << 20

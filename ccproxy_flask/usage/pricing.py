@@ -35,7 +35,16 @@ _OWN_MACHINES = frozenset(
     {"ollama", "lmstudio", "vllm", "gpustack", "llamacpp", "llama-cpp", "localai", "sglang"}
 )
 # Whose prices hold where a provider of another name speaks the format.
-_VENDOR_OF_API: Mapping[WireApi, str] = {"anthropic_messages": "anthropic", "gemini": "google"}
+_VENDOR_OF_API: Mapping[WireApi, str] = {
+    "anthropic_messages": "anthropic",
+    "gemini": "google",
+    "openai_chat": "openai",
+    "openai_completions": "openai",
+    "openai_embeddings": "openai",
+    "openai_responses": "openai",
+}
+_OPEN_WEIGHTS = re.compile(r"\bgpt-oss\b|\bgemma")
+_NOBODY = ""
 _ALIASES = {"gemini": "google", "vertex": "google", "grok": "x-ai", "bedrock": "aws"}
 # Batches cost half the price ("Batch processing" of each, 2026-11), also before the table knew.
 _HALVES_BATCHES = frozenset({"anthropic", "openai", "azure", "google", "mistral", "groq"})
@@ -191,10 +200,12 @@ class PriceBook:
         *model* is what the answer named, *at* the request's time. Never raises.
         """
         vendor = _vendor_id(provider, api)
+        if vendor is None:
+            vendor = _vendor_by_model(api, model or model_requested)
         billed = usage.provider_cost_usd if vendor in _BILLS_IN_ANSWER else None
         names = (model, model_requested)
         try:
-            estimate = None if vendor is None else self._estimate(vendor, usage, names, at, batch)
+            estimate = self._estimate(vendor, usage, names, at, batch) if vendor else None
         except Exception:  # noqa: BLE001 a price must never cost a record its other figures
             estimate = None
         if billed is None:
@@ -242,18 +253,27 @@ class PriceBook:
 
 @lru_cache(maxsize=256)
 def _vendor_id(provider: str | None, api: WireApi) -> str | None:
-    """Return the id in the table of who bills for *provider*, None for nobody."""
-    if api == "other":
-        return None
+    """Return the id in the table of who bills for *provider*, None for who is not in it.
+
+    What is known to bill nobody has the id "".
+    """
     name = (provider or "").lower()
-    if name in _OWN_MACHINES:
+    if api == "other" or name in _OWN_MACHINES:
+        return _NOBODY
+    if not name:
         return None
-    found = (
-        find_provider_by_id(get_snapshot().providers, _ALIASES.get(name, name)) if name else None
-    )
-    if found is not None:
-        return found.id
-    return _VENDOR_OF_API.get(api, "openai" if api.startswith("openai") else None)
+    found = find_provider_by_id(get_snapshot().providers, _ALIASES.get(name, name))
+    return None if found is None else found.id
+
+
+def _vendor_by_model(api: WireApi, model: str | None) -> str | None:
+    """Return whose prices hold where a provider that the table lacks speaks the format *api*.
+
+    None for models that anybody can run.
+    """
+    if model is None or _OPEN_WEIGHTS.search(model.lower()):
+        return None
+    return _VENDOR_OF_API.get(api)
 
 
 def _entry_for(

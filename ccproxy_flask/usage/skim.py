@@ -24,7 +24,7 @@ _BLOCK = 16 << 10
 _LONGEST_VALUE = 64 << 10
 _LONGEST_KEY = 1 << 10
 _MOST_ITEMS = 64
-_DEEPEST = 100_000
+_DEEPEST = 10_000
 _TOKENS_BEFORE_BULK = 64
 
 _SPACE = re.compile(rb"[\s,]*+")
@@ -254,6 +254,7 @@ class Skimmer:
             return False
         self._depth += last
         self._quoted = quoted
+        self.finished = self._depth > _DEEPEST
         return True
 
 
