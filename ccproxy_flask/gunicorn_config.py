@@ -48,6 +48,8 @@ def _metrics_directory() -> Path:
     return own
 
 
+# Nothing that is written here is for other users of the machine.
+os.umask(0o077)
 _loaded = _settings()
 _host = f"[{_loaded.host}]" if ":" in _loaded.host else _loaded.host
 bind = [f"{_host}:{_loaded.port}"]

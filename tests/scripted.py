@@ -162,6 +162,12 @@ class _Reader:
         before, self.held = self.held.split(mark, 1)
         return before
 
+    def line(self) -> bytes:
+        line = self.until(b"\r\n")
+        if line is None:
+            raise ConnectionError("cut in the body")
+        return line
+
     def exactly(self, size: int) -> bytes:
         pieces, got = [self.held[:size]], min(size, len(self.held))
         self.held = self.held[size:]
@@ -182,10 +188,10 @@ def _requests(sock: socket.socket) -> Iterator[SeenRequest]:
         if length is not None:
             request.body = reader.exactly(int(length))
         elif request.header("transfer-encoding") == "chunked":
-            while size := int(reader.until(b"\r\n") or b"0", 16):
+            while size := int(reader.line(), 16):
                 request.body += reader.exactly(size)
                 reader.exactly(2)
-            reader.until(b"\r\n")
+            reader.line()
         yield request
 
 

@@ -754,6 +754,7 @@ def test_stop_is_quick_and_finishes_what_runs(
         go.set()
         read_until(sock, b"0\r\n\r\n")
         stopper.join(15)
+    idle.close()
 
     assert own.process is not None
     assert own.process.returncode == 0

@@ -75,7 +75,9 @@ def init_app(app: Flask, parts: ProxyParts) -> None:
     app.url_map.converters["passed"] = PassedPath
     app.register_blueprint(make_blueprint())
     # Flask's add_url_rule wants a list of methods; a proxy has none.
-    app.url_map.add(app.url_rule_class("/<passed:path>", endpoint="proxy.forward", methods=None))
+    for upgrade in (False, True):
+        rule = app.url_rule_class("/<passed:path>", endpoint="proxy.forward", websocket=upgrade)
+        app.url_map.add(rule)
     app.view_functions["proxy.forward"] = forward
 
 
@@ -128,6 +130,9 @@ class Exchange:
             raise NotAllowed(
                 "this Host header is not allowed; name it in SECURITY__ALLOWED_HOSTS to allow it"
             )
+        if "close" in wire.named_by_connection(self._headers):
+            # gunicorn only knows it when it stands alone
+            self._environ.get("ccproxy.force_close", lambda: None)()
         size = wire.size_of(self._headers)
         if size > parts.settings.proxy.max_header_bytes:
             raise HeadersTooLarge(
