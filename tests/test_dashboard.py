@@ -83,15 +83,16 @@ def watch(site: Site) -> Iterator[Callable[..., websocket.WebSocket]]:
         socket_.shutdown()
 
 
-def receive(watcher: websocket.WebSocket, *kinds: str) -> dict[str, Any]:
-    """Return the next message of one of *kinds*, also out of a batch."""
+def messages(watcher: websocket.WebSocket) -> Iterator[dict[str, Any]]:
+    """Return all messages as they come, those of a batch one by one."""
     while True:
         message = json.loads(watcher.recv())
-        inner = message["data"] if message["type"] == "batch" else [message]
-        for one in inner:
-            if one["type"] in kinds:
-                found: dict[str, Any] = one
-                return found
+        yield from message["data"] if message["type"] == "batch" else [message]
+
+
+def receive(watcher: websocket.WebSocket, kind: str) -> dict[str, Any]:
+    """Return the next message of a *kind*."""
+    return next(one for one in messages(watcher) if one["type"] == kind)
 
 
 def get(site: Site, path: str, **headers: str) -> tuple[int, http.client.HTTPMessage, str]:
@@ -406,9 +407,8 @@ class TestUnderGunicorn:
             )
             asked.add(headers["x-ccproxy-request-id"])
             assert status == 200
-        seen: set[str] = set()
-        while seen != asked:
-            seen.add(receive(watcher, "request_complete")["data"]["request_id"])
+        ends = (one for one in messages(watcher) if one["type"] == "request_complete")
+        assert {next(ends)["data"]["request_id"] for _ in asked} == asked
 
         began = time.monotonic()
         server.stop()
