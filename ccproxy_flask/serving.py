@@ -39,6 +39,16 @@ class TransparentResponse(wsgi.Response):  # type: ignore[misc]  # gunicorn is u
         write: Callable[[bytes], None] = super().start_response(status, headers, exc_info)
         return write
 
+    def process_headers(self, headers: Headers) -> None:
+        """Take relayed headers as they are: gunicorn would drop their Server and Date."""
+        if not self._transparent:
+            super().process_headers(headers)
+            return
+        self.headers.extend(headers)
+        for name, value in headers:
+            if name.lower() == "content-length":
+                self.response_length = int(value)
+
     def default_headers(self) -> list[str]:
         """Return the status line and the headers of this connection."""
         if not self._transparent:

@@ -7,7 +7,9 @@ import pytest
 from ccproxy_flask.proxy import http1
 from ccproxy_flask.proxy.http1 import Head, NotHttp
 
-CHUNKED = b"5\r\nhello\r\n6;name=x\r\n world\r\n1a\r\nabcdefghijklmnopqrstuvwxyz\r\n0\r\nx: y\r\n\r\n"
+CHUNKED = (
+    b"5\r\nhello\r\n6;name=x\r\n world\r\n1a\r\nabcdefghijklmnopqrstuvwxyz\r\n0\r\nx: y\r\n\r\n"
+)
 PAYLOAD = b"hello worldabcdefghijklmnopqrstuvwxyz"
 
 
@@ -55,7 +57,8 @@ def test_chunked_body_that_ends_early_is_an_error(cut: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "bad", [b"\r\n\r\n", b"g\r\n", b"-1\r\n", b"0x5\r\n", b"5\r\nhelloX\r\n", b" 5\r\n", b"f" * 20000]
+    "bad",
+    [b"\r\n\r\n", b"g\r\n", b"-1\r\n", b"0x5\r\n", b"5\r\nhelloX\r\n", b" 5\r\n", b"f" * 20000],
 )
 def test_bad_chunks_are_an_error(bad: bytes) -> None:
     """A framing that could be read in two ways is not read at all."""
@@ -113,7 +116,9 @@ def test_two_lengths_are_an_error() -> None:
 
 def test_head_is_kept_as_it_was_written() -> None:
     """Repeated headers, their order and their case stay; bytes beyond ASCII too."""
-    parsed = http1.parse_head(b"HTTP/1.1 200 Fine\r\nSet-Cookie: a\r\nX-A:\t \xe9 \r\nset-cookie: b")
+    parsed = http1.parse_head(
+        b"HTTP/1.1 200 Fine\r\nSet-Cookie: a\r\nX-A:\t \xe9 \r\nset-cookie: b"
+    )
 
     assert parsed.reason == "Fine"
     assert parsed.headers == [("Set-Cookie", "a"), ("X-A", "\xe9"), ("set-cookie", "b")]

@@ -77,7 +77,9 @@ def test_text_that_speaks_of_usage_is_not_touched() -> None:
     }
 
 
-@pytest.mark.parametrize("event", [b": ping\n\n", b"data: {cut\n\n", b'data: "usage"\n\n', USAGE[:30]])
+@pytest.mark.parametrize(
+    "event", [b": ping\n\n", b"data: {cut\n\n", b'data: "usage"\n\n', USAGE[:30]]
+)
 def test_everything_else_passes(event: bytes) -> None:
     """Comments, broken events and incomplete ends pass as they are."""
     remover = UsageRemover()

@@ -33,6 +33,9 @@ def providers() -> Providers:
         ("/v1/audio/speech", {}, "openai", "/v1/audio/speech"),
         ("/v1beta/models/g:generateContent", {}, "gemini", "/v1beta/models/g:generateContent"),
         ("/v1alpha/x", {}, "gemini", "/v1alpha/x"),
+        ("/v1/models/g:generateContent", {}, "gemini", "/v1/models/g:generateContent"),
+        ("/v1/models", {"x-goog-api-client": "x"}, "gemini", "/v1/models"),
+        ("/v1/models/ft:gpt-4o:me::id", {}, "openai", "/v1/models/ft:gpt-4o:me::id"),
         ("/upload/v1beta/files", {}, "gemini", "/upload/v1beta/files"),
         ("/api/v1/messages", {}, "anthropic", "/v1/messages"),
         ("/api/mine/a%2Fb//c", {}, "mine", "/a%2Fb//c"),
@@ -50,7 +53,9 @@ def test_routes(
     assert (route.provider, route.path) == (provider, upstream_path)
 
 
-@pytest.mark.parametrize("path", ["/", "/nobody/v1/messages", "/mine", "/v1", "/api/hello", "/v2/x"])
+@pytest.mark.parametrize(
+    "path", ["/", "/nobody/v1/messages", "/mine", "/v1", "/api/hello", "/v2/x"]
+)
 def test_path_without_provider_is_refused_by_name(providers: Providers, path: str) -> None:
     """An unknown path is an error that says what would be right."""
     with pytest.raises(UnknownRoute, match="mine"):

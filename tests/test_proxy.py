@@ -117,6 +117,7 @@ def test_answer_reaches_the_client_as_it_was_sent(
     upstream.script = lambda talk: talk.send(
         b"HTTP/1.1 207 Quite Fine\r\nSet-Cookie: a=1\r\nX-Odd:  \xe9 \r\nset-cookie: b=2\r\n"
         b"Content-Encoding: gzip\r\nKeep-Alive: timeout=9\r\nContent-Type: application/json\r\n"
+        b"Date: Wed, 21 Jan 2026 04:05:54 GMT\r\nServer: cloudflare\r\n"
         b"Content-Length: %d\r\n\r\n" % len(body) + body
     )
     with connect(server) as sock:
@@ -134,6 +135,8 @@ def test_answer_reaches_the_client_as_it_was_sent(
         b"set-cookie: b=2",
         b"Content-Encoding: gzip",
         b"Content-Type: application/json",
+        b"Date: Wed, 21 Jan 2026 04:05:54 GMT",
+        b"Server: cloudflare",
         b"Content-Length: %d" % len(body),
         b"x-ccproxy-request-id: " + record["request_id"].encode(),
         b"x-request-id: " + record["request_id"].encode(),

@@ -26,7 +26,7 @@ pytestmark = [
 ]
 
 ENCODERS: dict[str, Callable[[bytes], bytes]] = {
-    "gzip": gzip.compress,
+    "gzip": lambda body: gzip.compress(body, mtime=0),
     "br": lambda body: brotli.compress(body, quality=3),
     "zstd": zstandard.ZstdCompressor().compress,
     "deflate": zlib.compress,
@@ -43,7 +43,11 @@ class Replay:
     """Answers each request with the recorded answer that its ``x-exchange`` header names."""
 
     def __init__(self) -> None:
-        self.by_id = {exchange["id"]: exchange for exchange in exchanges()}
+        # Not the recordings' own ids: some of them look like a key, and would be hidden.
+        self.by_id = {
+            f"exchange.{i}": {**e, "id": f"exchange.{i}", "name": e["id"]}
+            for i, e in enumerate(exchanges())
+        }
         self.cut: random.Random | None = None
         self.encoding = "recorded"
 
@@ -114,11 +118,13 @@ def test_every_recording(
     }
     server = start_server(workers=2, **providers)
 
-    different = [e["id"] for e in replay.by_id.values() if not passes_unchanged(server, replay, e)]
+    different = [
+        e["name"] for e in replay.by_id.values() if not passes_unchanged(server, replay, e)
+    ]
     rows = {row["client_request_id"]: row for row in server.records(len(replay.by_id), 20)}
     book = PriceBook()
     wrong = {
-        exchange["id"]: found
+        exchange["name"]: found
         for exchange in replay.by_id.values()
         if (found := differences(exchange, rows[exchange["id"]], book))
     }

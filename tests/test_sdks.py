@@ -20,7 +20,7 @@ with warnings.catch_warnings():
     from google.genai import types as genai_types
 
 MESSAGES: Any = [{"role": "user", "content": "Hello"}]
-CLAUDE = "claude-sonnet-4-5"
+CLAUDE = "claude-opus-4-8"
 GPT = "gpt-4o-mini"
 GEMINI = "gemini-2.5-flash"
 
@@ -357,40 +357,39 @@ def test_openai_error_of_ours(gpt: openai.OpenAI, upstream: ScriptedUpstream) ->
     assert caught.value.code == "upstream_broken"
 
 
-def gemini_client(server: Server) -> genai.Client:
-    """Return the Gemini SDK."""
+@pytest.fixture
+def gemini(server: Server) -> genai.Client:
+    """The Gemini SDK."""
     return genai.Client(
         api_key="AIzatest", http_options=genai_types.HttpOptions(base_url=server.url)
     )
 
 
-def test_gemini(server: Server, upstream: ScriptedUpstream) -> None:
+def test_gemini(server: Server, upstream: ScriptedUpstream, gemini: genai.Client) -> None:
     """An answer is recorded with its thoughts as output."""
     upstream.script = answer(GEMINI_ANSWER)
 
-    reply = gemini_client(server).models.generate_content(model=GEMINI, contents="Hello")
+    reply = gemini.models.generate_content(model=GEMINI, contents="Hello")
 
     assert reply.text == "Hi"
     assert figures(server) == (7, 0, 5, 3)
 
 
-def test_gemini_stream(server: Server, upstream: ScriptedUpstream) -> None:
+def test_gemini_stream(server: Server, upstream: ScriptedUpstream, gemini: genai.Client) -> None:
     """A stream's last usage counts."""
     upstream.script = stream(sse(GEMINI_ANSWER, GEMINI_ANSWER))
 
-    chunks = list(
-        gemini_client(server).models.generate_content_stream(model=GEMINI, contents="Hello")
-    )
+    chunks = list(gemini.models.generate_content_stream(model=GEMINI, contents="Hello"))
 
     assert "".join(chunk.text or "" for chunk in chunks) == "HiHi"
     assert figures(server) == (7, 0, 5, 3)
 
 
-def test_gemini_error_of_ours(server: Server, upstream: ScriptedUpstream) -> None:
+def test_gemini_error_of_ours(gemini: genai.Client, upstream: ScriptedUpstream) -> None:
     """An error of the proxy itself is the SDK's exception."""
     upstream.script = lambda talk: talk.cut()
 
     with pytest.raises(genai_errors.ServerError) as caught:
-        gemini_client(server).models.generate_content(model=GEMINI, contents="Hello")
+        gemini.models.generate_content(model=GEMINI, contents="Hello")
 
     assert caught.value.status == "UNAVAILABLE"

@@ -176,7 +176,7 @@ def test_error_in_a_document_that_promised_success():
     assert read("openai_responses", orjson.dumps(failed), JSON).error_type == "api_error"
 
 
-@pytest.mark.parametrize("api", APIS)
+@pytest.mark.parametrize("api", [api for api in APIS if api != "other"])
 def test_names_from_the_network_are_bounded(api):
     """A model's name is cut, and loses its control characters."""
     key = "modelVersion" if api == "gemini" else "model"

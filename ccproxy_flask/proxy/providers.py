@@ -71,6 +71,8 @@ _FALLBACK_API: dict[str, WireApi] = {
 }
 _ANTHROPIC_PATHS = re.compile(r"/v1/(messages(/.*)?|complete)$")
 _SHARED_PATHS = re.compile(r"/v1/(models|files)(/.*)?$")
+_GEMINI_CALL = re.compile(r":(generate|streamGenerate|embed|batchEmbed)Contents?$|:countTokens$")
+_GOOGLE_HEADERS = frozenset({"x-goog-api-key", "x-goog-api-client"})
 _GEMINI_ROOTS = ("/v1beta/", "/v1alpha/", "/upload/")
 
 
@@ -109,6 +111,8 @@ class Providers:
     def _by_v1_path(self, path: str, headers: Mapping[str, str]) -> str:
         if _ANTHROPIC_PATHS.match(path):
             return "anthropic"
+        if not headers.keys().isdisjoint(_GOOGLE_HEADERS) or _GEMINI_CALL.search(path):
+            return "gemini"  # google-genai calls /v1/ where its base URL was changed
         shared = _SHARED_PATHS.match(path)
         return "anthropic" if shared and "anthropic-version" in headers else "openai"
 
@@ -127,6 +131,7 @@ def dialect_of(path: str, headers: Mapping[str, str]) -> Dialect:
     """Return whose error shape the client of a request to *path* understands."""
     if "anthropic-version" in headers or "/messages" in path:
         return "anthropic"
-    if "x-goog-api-key" in headers or any(root in f"{path}/" for root in _GEMINI_ROOTS):
+    google = not headers.keys().isdisjoint(_GOOGLE_HEADERS) or _GEMINI_CALL.search(path)
+    if google or any(root in f"{path}/" for root in _GEMINI_ROOTS):
         return "openai" if "/openai/" in path else "gemini"
     return "openai"

@@ -27,15 +27,16 @@ _TITLE = re.compile(rb"<title[^>]*>([^<]{1,500})", re.IGNORECASE)
 
 
 class OtherReading(Reading):
-    """What generates nothing: it has a model at most, and errors."""
+    """What generates nothing: no model has answered, but there may be an error."""
 
     __slots__ = ()
 
-    wanted: ClassVar[WantedMembers] = {**ERROR_WANTED, "model": None}
+    wanted: ClassVar[WantedMembers] = ERROR_WANTED
 
     def document(self, document: dict[str, Any]) -> None:
         """Take note of a whole answer, or of an event."""
         super().document(document)
+        self.model = None
         if self.streaming and document.get("error"):
             self.note_error(document)
 
