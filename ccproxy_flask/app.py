@@ -94,7 +94,7 @@ def create_app(settings: Settings | None = None, store: Store | None = None) -> 
         "ccproxy_flask", static_folder=_folder("static"), template_folder=_folder("templates")
     )
     app.url_map.merge_slashes = False
-    app.wsgi_app = serving.Edge(app.wsgi_app)  # type: ignore[method-assign]
+    app.wsgi_app = serving.Edge(app.wsgi_app)  # type: ignore[method-assign]  # Flask's documented way
     parts = Parts(settings, store)
     app.extensions.update(
         {

@@ -35,7 +35,7 @@ class _Pid:
 
 if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
     # The library's own door for this (its README: "Multiprocess Mode", process_identifier).
-    values.ValueClass = values.MultiProcessValue(_Pid())  # type: ignore[no-untyped-call]
+    values.ValueClass = values.MultiProcessValue(_Pid())  # type: ignore[no-untyped-call]  # no types
 
 OTHER = "other"
 UNKNOWN = "unknown"

@@ -96,7 +96,7 @@ class Trace:
         for sink in sinks:
             try:
                 sink(self.record)
-            except Exception:
+            except Exception:  # a broken sink must not break the answer
                 log.exception("sink_failed", sink=repr(sink))
 
 

@@ -551,7 +551,7 @@ class ProxiedAdapter(HTTPAdapter):
         request.headers = requests.structures.CaseInsensitiveDict(_joined(request.call.headers))
         body = request.call.body
         if body is not None:
-            request.body = body.whole if body.whole is not None else body.pieces()  # type: ignore[assignment]
+            request.body = body.whole if body.whole is not None else body.pieces()  # type: ignore[assignment]  # or an iterator
         response = super().send(request, stream, timeout, self._verify, cert, proxies)
         raw: Any = response.raw
         raw.wire_headers = [(str(name), str(value)) for name, value in raw.headers.iteritems()]

@@ -206,7 +206,7 @@ class Recorder:
         try:
             kept = set_aside(self._settings.duckdb_path)
         except OSError as error:
-            log.error("damaged_database_not_moved", reason=error.strerror)  # noqa: TRY400
+            log.error("damaged_database_not_moved", reason=error.strerror)  # noqa: TRY400  a fact
             return
         log.error("database_damaged", reason=self._reason, kept_as=str(kept))
 
