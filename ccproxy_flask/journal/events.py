@@ -302,7 +302,8 @@ def _as_number(value: Any) -> float | None:
 
 
 def _kind_of_end(row: dict[str, Any]) -> str:
-    failed = row["error_type"] is not None or (row["status_code"] or 0) >= 400
+    status = row["status_code"]
+    failed = row["error_type"] is not None or (isinstance(status, int) and status >= 400)
     return "request_error" if failed else "request_complete"
 
 

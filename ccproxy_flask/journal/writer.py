@@ -31,6 +31,7 @@ _MOST_LOST = 10_000
 _MEASURE_SECONDS = 0.5
 _RETRY_SECONDS = 0.1
 _TEND_SECONDS = 0.02
+_LOOK_SECONDS = 0.05
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
@@ -63,7 +64,8 @@ class JournalWriter:
     forked gets a segment of its own at its first line.
 
     *max_bytes* bounds all segments in *directory* together, *min_free_bytes* is what stays free on
-    its disk; a segment is closed at *segment_bytes* or after *segment_seconds*.
+    its disk (both may be changed later); a segment is closed at *segment_bytes* or after
+    *segment_seconds*.
     """
 
     def __init__(
@@ -77,9 +79,10 @@ class JournalWriter:
         on_drop: Callable[[str], None],
     ) -> None:
         self._directory = directory
-        self._max_bytes, self._min_free_bytes = max_bytes, min_free_bytes
+        self.max_bytes, self.min_free_bytes = max_bytes, min_free_bytes
         self._segment_bytes = min(segment_bytes, max(4096, max_bytes // 8))
         self._segment_seconds = segment_seconds
+        self._step = min(1 << 20, max_bytes // 64)
         self._on_drop = on_drop
         self._fd: int | None = None
         self._begin_life()
@@ -101,6 +104,7 @@ class JournalWriter:
         self._trouble: DropReason | None = None
         self._retry_at = 0.0
         self._measured_at = -_MEASURE_SECONDS
+        self._looked_at = 0.0
         self._total = self._free = self._since_measure = 0
 
     def _after_fork(self) -> None:
@@ -187,9 +191,10 @@ class JournalWriter:
         self._retry_at = time.monotonic() + _RETRY_SECONDS
 
     def _append(self, line: bytes) -> None:
-        self._need_room(len(line))
+        now = time.monotonic()
+        self._need_room(len(line), now)
         fd = self._fd
-        if fd is None or self._broken or self._is_due() or os.fstat(fd).st_nlink == 0:
+        if fd is None or self._broken or self._is_due(now) or self._is_removed(fd, now):
             fd = self._next_segment()
         if self._torn:
             line = CANCELLED + b"\n" + line
@@ -206,22 +211,25 @@ class JournalWriter:
             rest = rest[written:]
             self._torn = self._torn or bool(rest)
 
-    def _is_due(self) -> bool:
+    def _is_due(self, now: float) -> bool:
         """True where the segment is full, or old and not only a copy of the one before."""
         if self._appended >= self._segment_bytes:
             return True
-        age = time.monotonic() - self._opened_at
-        return self._appended > 0 and age >= self._segment_seconds
+        return self._appended > 0 and now - self._opened_at >= self._segment_seconds
 
-    def _need_room(self, size: int) -> None:
-        now = time.monotonic()
-        step = min(1 << 20, self._max_bytes // 64)
-        if now - self._measured_at >= _MEASURE_SECONDS or self._since_measure > step:
+    def _is_removed(self, fd: int, now: float) -> bool:
+        if now - self._looked_at < _LOOK_SECONDS:
+            return False
+        self._looked_at = now
+        return os.fstat(fd).st_nlink == 0
+
+    def _need_room(self, size: int, now: float) -> None:
+        if now - self._measured_at >= _MEASURE_SECONDS or self._since_measure > self._step:
             self._measure(now)
         used = self._since_measure + size
-        if self._total + used > self._max_bytes:
+        if self._total + used > self.max_bytes:
             raise _Refused("journal_full")
-        if self._free - used < self._min_free_bytes:
+        if self._free - used < self.min_free_bytes:
             raise _Refused("disk_full")
 
     def _measure(self, now: float) -> None:
@@ -298,7 +306,7 @@ class JournalWriter:
 
     def _should_leave(self, fd: int) -> bool:
         # A full journal gets room only where segments are left behind, so this asks for none.
-        if self._is_due() or (self._trouble is not None and self._appended > 0):
+        if self._is_due(time.monotonic()) or (self._trouble is not None and self._appended > 0):
             return True
         try:
             return not self._is_in_place(fd)

@@ -333,9 +333,11 @@ class Ingest:
         if not rest or b"\n" in rest:
             return
         part = _Slice(segment, begin + len(rest))
-        if parse(rest) is not None:
+        if comes_again:
+            pass
+        elif parse(rest) is not None:
             part.take(rest)
-        elif not comes_again:
+        else:
             part.damaged.append(rest)
         self._keep([part])
 

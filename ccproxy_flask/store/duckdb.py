@@ -117,7 +117,7 @@ class DuckDBStore:
             f"{self._insert} AS new WHERE NOT EXISTS "  # noqa: S608  our names
             "(SELECT 1 FROM access_logs AS old WHERE old.request_id = new.request_id)"
         )
-        with self._questions() as cursor:
+        with self.questions() as cursor:
             found = cursor.execute("SELECT max(timestamp) FROM access_logs").fetchone()
         self._last_write = found[0].replace(tzinfo=UTC) if found and found[0] else None
 
@@ -213,7 +213,7 @@ class DuckDBStore:
 
     def marks(self) -> dict[str, Mark]:
         """Return all marks by segment."""
-        with self._questions() as cursor:
+        with self.questions() as cursor:
             rows = cursor.execute("SELECT segment, position, closed FROM journal_marks").fetchall()
         return {name: Mark(name, position, closed) for name, position, closed in rows}
 
@@ -241,7 +241,7 @@ class DuckDBStore:
         order = f"{page.order_by} {direction} NULLS LAST, request_id {direction}"
         sql = _ENTRIES.replace("/*where*/", condition).replace("/*order*/", order)
         count = f"SELECT count(*) FROM access_logs WHERE {condition}"  # noqa: S608  our names
-        with self._questions() as cursor:
+        with self.questions() as cursor:
             cursor.execute("BEGIN TRANSACTION")
             total = _number(cursor.execute(count, values))
             rows = cursor.execute(sql, [*values, page.limit, page.offset]).fetchall()
@@ -258,7 +258,7 @@ class DuckDBStore:
         order = "timestamp DESC, request_id DESC"
         sql = _ENTRIES.replace("/*where*/", condition).replace("/*order*/", order)
         sql = sql.replace("to_json(page)::VARCHAR", "to_json(page)::VARCHAR, timestamp, request_id")
-        with self._questions() as asking:
+        with self.questions() as asking:
             rows = asking.execute(sql, [*values, limit + 1, 0]).fetchall()
         has_more, rows = len(rows) > limit, rows[:limit]
         last = Cursor(datetime.fromisoformat(rows[-1][1]), rows[-1][2]) if has_more else None
@@ -267,13 +267,13 @@ class DuckDBStore:
     def totals(self, where: LogFilter) -> Totals:
         """Return the sums over all rows of *where*."""
         condition, values = _condition(where)
-        with self._questions() as cursor:
+        with self.questions() as cursor:
             row = cursor.execute(_TOTALS.replace("/*where*/", condition), values).fetchone()
         return Totals(*row) if row else Totals()
 
     def status(self) -> StoreStatus:
         """Return the state of the database alone: the journal's is the recorder's to tell."""
-        with self._questions() as cursor:
+        with self.questions() as cursor:
             rows = _number(cursor.execute("SELECT count(*) FROM access_logs"))
             counts = cursor.execute("SELECT name, value FROM journal_counts").fetchall()
         return StoreStatus(
@@ -307,7 +307,8 @@ class DuckDBStore:
             log.warning("rollback_failed", error=str(error))
 
     @contextmanager
-    def _questions(self) -> Iterator[duckdb.DuckDBPyConnection]:
+    def questions(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        """A connection of its own for one thread, to read with, for a bounded time."""
         self._refuse_if_unusable()
         try:
             cursor = self._connection.cursor()

@@ -1,0 +1,208 @@
+"""The live feed: every worker's events, each once, to any number of watchers."""
+
+from __future__ import annotations
+
+import threading
+import time
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from recording_support import forked, make_record, open_writer
+from scripted import wait_until
+
+from ccproxy_flask.journal import Feed, Subscription
+from ccproxy_flask.journal.segments import list_segments
+from ccproxy_flask.record import COLUMNS
+
+
+@pytest.fixture
+def feed(tmp_path: Path):
+    """A feed of the journal in *tmp_path*."""
+    feed = Feed(tmp_path)
+    yield feed
+    feed.close()
+    wait_until(lambda: "journal-feed" not in {one.name for one in threading.enumerate()})
+
+
+def take(subscription: Subscription, count: int) -> list[dict[str, Any]]:
+    """Return the next *count* events."""
+    found = [subscription.get(timeout=5) for _ in range(count)]
+    assert None not in found
+    return [event for event in found if event is not None]
+
+
+def test_events_of_a_request(tmp_path, feed):
+    """A start and an end give two events with rows of all columns, money as numbers, and an id."""
+    writer = open_writer(tmp_path)
+    with feed.subscribe() as subscription:
+        record = make_record(cost_usd=Decimal("0.5"))
+        writer.start(record)
+        writer.end(record)
+        start, end = take(subscription, 2)
+    assert (start["type"], end["type"]) == ("request_start", "request_complete")
+    assert list(end["data"]) == list(COLUMNS)
+    assert end["data"]["cost_usd"] == 0.5
+    assert end["data"]["timestamp"] == "2026-11-21T02:00:00.000000Z"
+    assert end["timestamp"].endswith("Z")
+    [segment] = list_segments(tmp_path)
+    assert start["id"] == f"{segment.name.removesuffix('.ndjson')}:0"
+    assert end["id"] > start["id"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "kind"),
+    [
+        ({"status_code": 200}, "request_complete"),
+        ({"status_code": 400}, "request_error"),
+        ({"error_type": "client_disconnected"}, "request_error"),
+    ],
+)
+def test_kind_of_end(tmp_path, feed, fields, kind):
+    """An error type or a status of 400 and more makes an end an error."""
+    writer = open_writer(tmp_path)
+    with feed.subscribe() as subscription:
+        writer.end(make_record(**fields))
+        assert [event["type"] for event in take(subscription, 1)] == [kind]
+
+
+def test_fast_enough(tmp_path, feed):
+    """An event is there within a tenth of a second, most of the time."""
+    writer = open_writer(tmp_path)
+    delays = []
+    with feed.subscribe() as subscription:
+        for number in range(9):
+            began = time.monotonic()
+            writer.end(make_record(number))
+            take(subscription, 1)
+            delays.append(time.monotonic() - began)
+    assert sorted(delays)[4] < 0.1
+
+
+def test_events_of_all_workers(tmp_path, feed):
+    """What another process writes is there too, and its death ends what it had in flight."""
+    record = make_record()
+    with feed.subscribe() as subscription:
+        with forked(lambda: open_writer(tmp_path).start(record)):
+            [start] = take(subscription, 1)
+            assert start["type"] == "request_start"
+            assert [row["request_id"] for row in feed.in_flight()] == [record.request_id]
+        [end] = take(subscription, 1)
+        assert (end["type"], end["data"]["error_type"]) == ("request_error", "worker_lost")
+        assert end["data"]["request_id"] == record.request_id
+        assert feed.in_flight() == []
+
+
+def test_begins_now_and_knows_what_is_in_flight(tmp_path, feed):
+    """A new watcher gets nothing of the past but the list of what is in flight."""
+    writer = open_writer(tmp_path, segment_bytes=4096)
+    waiting = make_record()
+    writer.start(waiting)
+    for number in range(20):
+        record = make_record(number)
+        writer.start(record)
+        writer.end(record)
+    with feed.subscribe() as subscription:
+        assert [row["request_id"] for row in feed.in_flight()] == [waiting.request_id]
+        writer.end(waiting)
+        [event] = take(subscription, 1)
+        assert event["data"]["request_id"] == waiting.request_id
+        assert feed.in_flight() == []
+
+
+def test_repeated_starts_show_once(tmp_path, feed):
+    """Segments that repeat what is in flight add no events."""
+    writer = open_writer(tmp_path, segment_bytes=4096)
+    waiting = make_record()
+    with feed.subscribe() as subscription:
+        writer.start(waiting)
+        for number in range(20):
+            writer.end(make_record(number))
+        events = take(subscription, 21)
+        assert len(list_segments(tmp_path)) > 3
+        assert subscription.get(timeout=0.2) is None
+    assert [event["type"] for event in events].count("request_start") == 1
+
+
+def test_slow_watcher_is_told_what_it_missed(tmp_path, feed):
+    """Over the bound the oldest events go, and one event says how many."""
+    writer = open_writer(tmp_path)
+    with feed.subscribe(limit=3) as slow, feed.subscribe() as quick:
+        records = [make_record(number) for number in range(10)]
+        for record in records:
+            writer.end(record)
+        take(quick, 10)
+        overflow, *rest = take(slow, 4)
+    assert (overflow["type"], overflow["data"]) == ("overflow", {"missed": 7})
+    assert [event["data"]["request_id"] for event in rest] == [
+        record.request_id for record in records[7:]
+    ]
+
+
+def test_segment_that_is_removed_is_no_trouble(tmp_path, feed):
+    """Following goes on when the recorder deletes segments; nothing stays open."""
+    writer = open_writer(tmp_path, segment_bytes=4096)
+    with feed.subscribe() as subscription:
+        for number in range(12):
+            writer.end(make_record(number))
+        take(subscription, 12)
+        for segment in list_segments(tmp_path)[:-1]:
+            (tmp_path / segment.name).unlink()
+        writer.end(make_record())
+        take(subscription, 1)
+        wait_until(lambda: len(_open_files(tmp_path)) == 1)  # the writer's own
+
+
+def _open_files(directory: Path) -> list[Path]:
+    files = [fd.resolve() for fd in Path("/proc/self/fd").iterdir()]
+    return [file for file in files if file.is_relative_to(directory)]
+
+
+def test_damaged_lines_are_passed_over(tmp_path, feed):
+    """What is no event gives none, and what comes after it is there."""
+    writer = open_writer(tmp_path)
+    writer.end(make_record())
+    [segment] = list_segments(tmp_path)
+    with feed.subscribe() as subscription:
+        with (tmp_path / segment.name).open("ab") as file:
+            file.write(b'\x00\xff\n{"event":"end"}\n[]\n{"event":5}\n{"event":"end","requ\x18\n')
+            file.write(b'{"event":"end","request_id":"x","cost_usd":{},"status_code":"b"}\n')
+        writer.end(make_record(1))
+        events = take(subscription, 2)
+        assert subscription.get(timeout=0.2) is None
+    assert events[1]["data"]["duration_ms"] == 13.5
+
+
+def test_nobody_watches_nothing_runs(tmp_path, feed):
+    """The thread that follows ends with the last watcher, and begins again with the next."""
+    for _ in range(3):
+        first, second = feed.subscribe(), feed.subscribe()
+        first.close()
+        assert "journal-feed" in {one.name for one in threading.enumerate()}
+        second.close()
+        wait_until(lambda: "journal-feed" not in {one.name for one in threading.enumerate()})
+        assert feed.in_flight() == []
+
+
+def test_closing_wakes_the_watchers(tmp_path, feed):
+    """A watcher that waits gets None when the feed closes; a later one is closed from the start."""
+    subscription = feed.subscribe()
+    found: list[Any] = []
+    thread = threading.Thread(target=lambda: found.append(list(subscription)))
+    thread.start()
+    feed.close()
+    thread.join(timeout=5)
+    assert found == [[]]
+    assert subscription.closed
+    assert feed.subscribe().closed
+    subscription.close()
+
+
+def test_missing_directory_is_waited_for(tmp_path):
+    """Without a journal there are no events; with the first segment they begin."""
+    feed = Feed(tmp_path / "journal")
+    with feed.subscribe() as subscription:
+        assert subscription.get(timeout=0.1) is None
+        open_writer(tmp_path / "journal").end(make_record())
+        take(subscription, 1)
