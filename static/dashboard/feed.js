@@ -184,6 +184,8 @@ function fillStatus(badge, row, inFlight, bad) {
 
 function errorText(row) {
   const kind = words(row.error_type);
+  // "overloaded: Overloaded" says it once too often.
+  if (row.error_message?.toLowerCase() === kind) return row.error_message;
   return [kind, row.error_message].filter(Boolean).join(": ") || "error";
 }
 
