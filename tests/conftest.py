@@ -147,15 +147,18 @@ class Server:
         return rows[::-1]
 
     def pids(self, part: str) -> list[int]:
-        """Return the ids of the server's processes whose command line contains *part*."""
+        """Return the ids of the server's living children whose command line contains *part*."""
         assert self.process is not None
-        listing = subprocess.run(
-            ["ps", "--ppid", str(self.process.pid), "-o", "pid=,args="],
-            capture_output=True,
-            text=True,
-            check=False,
-        ).stdout
-        return [int(line.split()[0]) for line in listing.splitlines() if part in line]
+        found = []
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                state, parent = (folder / "stat").read_text().rsplit(")", 1)[1].split()[:2]
+                line = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            except OSError:  # it has just ended
+                continue
+            if int(parent) == self.process.pid and state != "Z" and part in line:
+                found.append(int(folder.name))
+        return sorted(found)
 
     def worker_pids(self) -> list[int]:
         """Return the ids of the workers."""

@@ -102,7 +102,9 @@ def test_killed_workers_and_recorders_lose_nothing(
 
     with Load(server) as load:
         for turn in range(ROUNDS):
-            time.sleep(chance.uniform(0.1, 0.7))
+            enough = len(upstream.seen) + STREAMS
+            wait_until(lambda: len(upstream.seen) >= enough, 15)  # noqa: B023  used at once
+            time.sleep(chance.uniform(0.0, 0.3))
             victims = []
             if turn % 3 != 1:
                 victims += chance.sample(server.worker_pids(), 1)
