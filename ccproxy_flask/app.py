@@ -80,7 +80,7 @@ class Parts:
         self.upstreams.close()
         if self.journal is not None:
             self.journal.close()
-        self.writer.flush()
+        self.writer.close()
 
 
 def create_app(settings: Settings | None = None, store: Store | None = None) -> Flask:

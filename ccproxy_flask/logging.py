@@ -7,6 +7,7 @@ that whoever reads them slowly holds up no request; lines over the bound are cou
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import sys
 import time
@@ -18,7 +19,7 @@ import structlog
 from gevent import monkey
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from .record import RequestRecord
     from .settings import Logging
@@ -60,6 +61,7 @@ class LineWriter:
         self._lines: deque[str] = deque()
         self._left_out = 0
         self._pid = 0
+        self._closed = False
 
     def msg(self, line: str) -> None:
         """Take one *line*; structlog's name for it."""
@@ -75,9 +77,7 @@ class LineWriter:
 
     def flush(self) -> None:
         """Write what was taken so far."""
-        lines: list[str] = []
-        while self._lines:
-            lines.append(self._lines.popleft())
+        lines = list(self._taken())
         if self._left_out:
             lines.append(f"log_lines_left_out count={self._left_out}")
             self._left_out = 0
@@ -90,9 +90,20 @@ class LineWriter:
             except OSError:  # nobody reads standard error any more
                 return
 
+    def close(self) -> None:
+        """Write what was taken so far, and let the thread end."""
+        self._closed = True
+        self.flush()
+
+    def _taken(self) -> Iterator[str]:
+        # Not by looking first: another thread may flush at the same time.
+        with contextlib.suppress(IndexError):
+            while True:
+                yield self._lines.popleft()
+
     def _run(self) -> None:
         pid = os.getpid()
-        while pid == os.getpid():
+        while pid == os.getpid() and not self._closed:
             _sleep(_INTERVAL_SECONDS)
             if self._lines:
                 self.flush()

@@ -1,0 +1,91 @@
+"""The small pages: health, metrics, and what is said of pages that are not there."""
+
+from __future__ import annotations
+
+import pytest
+
+from ccproxy_flask import __version__
+from ccproxy_flask.app import create_app
+from ccproxy_flask.settings import Settings
+
+
+@pytest.fixture
+def client_with(tmp_path):
+    """Return a client of an application with given settings; everything is closed at the end."""
+    apps = []
+
+    def make(**sections):
+        observability = {"duckdb_path": tmp_path / "db", **sections.pop("observability", {})}
+        app = create_app(Settings.model_validate({"observability": observability, **sections}))
+        apps.append(app)
+        return app.test_client()
+
+    yield make
+    for app in apps:
+        app.extensions["ccproxy.parts"].close()
+
+
+def test_process_that_answers_is_alive(client_with):
+    """/health says that the process answers, and which version it is."""
+    assert client_with().get("/health").get_json() == {"status": "alive", "version": __version__}
+
+
+def test_ready_says_whether_it_records(client_with):
+    """/health/ready tells whether records are written, and how many wait."""
+    ready = client_with().get("/health/ready").get_json()
+    assert ready == {"status": "ready", "recording": False, "records_waiting": 0}
+    recording = client_with(observability={"logs_collection_enabled": True})
+    assert recording.get("/health/ready").get_json()["recording"] is True
+
+
+def test_pages_that_are_off_are_not_there(client_with):
+    """A page that is switched off is a 404 that says so, in JSON."""
+    client = client_with()
+    for path in ("/metrics", "/logs/status", "/dashboard"):
+        answer = client.get(path)
+        assert answer.status_code == 404
+        assert answer.get_json()["error"]["message"]
+
+
+def test_metrics_are_text_for_prometheus(client_with):
+    """/metrics is Prometheus text, and OpenMetrics where that is accepted."""
+    client = client_with(observability={"metrics_endpoint_enabled": True})
+    client.get("/health", buffered=True)
+    plain = client.get("/metrics")
+    assert plain.mimetype == "text/plain"
+    assert 'ccproxy_build_info{version="' in plain.text
+    assert 'service_type="health_service"' in plain.text
+    opened = client.get("/metrics", headers={"accept": "application/openmetrics-text"})
+    assert opened.mimetype == "application/openmetrics-text"
+    assert opened.text.endswith("# EOF\n")
+
+
+def test_metrics_ask_for_the_token(client_with):
+    """With a token set, /metrics is for those who have it; /health is for all."""
+    client = client_with(
+        observability={"metrics_endpoint_enabled": True}, security={"auth_token": "t0ken"}
+    )
+    assert client.get("/metrics").status_code == 401
+    bearer = {"authorization": "Bearer t0ken"}
+    assert client.get("/metrics", headers=bearer).status_code == 200
+    assert client.get("/health").status_code == 200
+
+
+def test_other_methods_are_refused(client_with):
+    """A page answers the methods it has."""
+    client = client_with(observability={"metrics_endpoint_enabled": True})
+    answer = client.post("/metrics")
+    assert answer.status_code == 405
+    assert "GET" in answer.headers["allow"]
+
+
+def test_root_leads_somewhere(client_with):
+    """The root leads to the dashboard where there is one, else it says that the process lives."""
+    assert client_with().get("/").get_json()["status"] == "alive"
+    shown = client_with(observability={"dashboard_enabled": True, "logs_endpoints_enabled": True})
+    assert shown.get("/").location == "/dashboard"
+
+
+def test_every_page_names_its_request(client_with):
+    """Each answer of ours carries our request id."""
+    assert len(client_with().get("/health").headers["x-ccproxy-request-id"]) == 36

@@ -1,0 +1,99 @@
+"""What is taken from the WSGI server beyond WSGI. (Framing and headers: test_proxy.)"""
+
+from __future__ import annotations
+
+import socket
+import threading
+
+import pytest
+
+from ccproxy_flask.serving import Connections, raw_target, request_headers, send_all
+
+
+@pytest.fixture
+def pair():
+    """Two ends of a connection."""
+    ends = socket.socketpair()
+    yield ends
+    for end in ends:
+        end.close()
+
+
+@pytest.mark.parametrize(
+    ("environ", "target"),
+    [
+        ({"RAW_URI": "/a%2Fb//c?x=%20&y"}, ("/a%2Fb//c", "x=%20&y")),
+        ({"RAW_URI": "/a?b?c"}, ("/a", "b?c")),
+        ({"RAW_URI": "http://host:1/a/b?c"}, ("/a/b", "c")),
+        ({"RAW_URI": "http://host", "PATH_INFO": "/"}, ("/", "")),
+        ({"REQUEST_URI": "/from/flask?q"}, ("/from/flask", "q")),
+        ({"PATH_INFO": "/plain", "QUERY_STRING": "q=1"}, ("/plain", "q=1")),
+        ({"RAW_URI": "*", "PATH_INFO": "*"}, ("*", "")),
+    ],
+)
+def test_target_is_what_the_client_wrote(environ, target):
+    """Path and query are taken as they came, escapes and double slashes too."""
+    assert raw_target(environ) == target
+
+
+def test_headers_are_those_of_the_wire():
+    """Where the server tells, repeated headers stay apart and in order."""
+    wire = [("accept", "a"), ("accept", "b")]
+    assert request_headers({"ccproxy.headers": wire, "HTTP_ACCEPT": "a,b"}) == wire
+
+
+def test_headers_of_plain_wsgi():
+    """Under another server the headers are made from the WSGI names."""
+    environ = {
+        "HTTP_X_API_KEY": "k",
+        "CONTENT_TYPE": "application/json",
+        "CONTENT_LENGTH": "",
+        "wsgi.input": None,
+    }
+    assert request_headers(environ) == [("x-api-key", "k"), ("content-type", "application/json")]
+
+
+def test_everything_is_sent_to_a_slow_reader(pair):
+    """What the socket does not take at once follows when there is room."""
+    sender, receiver = pair
+    data = bytes(range(256)) * 8192
+    thread = threading.Thread(target=send_all, args=(sender, data))
+    thread.start()
+    received = bytearray()
+    while len(received) < len(data):
+        received += receiver.recv(65536)
+    thread.join()
+    assert bytes(received) == data
+
+
+def test_stop_ends_idle_connections_at_once(pair):
+    """A connection that waits for its next request is told that there is none."""
+    ours, _ = pair
+    connections = Connections()
+    connections.begin(ours)
+    connections.end(ours)
+    connections.stop()
+    assert ours.recv(1) == b""
+
+
+def test_stop_lets_a_running_answer_end(pair):
+    """A connection with a request on it is left alone until that is answered."""
+    ours, client = pair
+    connections = Connections()
+    connections.begin(ours)
+    connections.stop()
+    client.sendall(b"body")
+    assert ours.recv(4) == b"body"
+    connections.end(ours)
+    assert ours.recv(1) == b""
+
+
+def test_closed_connections_are_forgotten():
+    """Connections that ended do not pile up, and do not disturb a stop."""
+    connections = Connections()
+    for _ in range(600):
+        ours, client = socket.socketpair()
+        connections.end(ours)
+        ours.close()
+        client.close()
+    connections.stop()
