@@ -139,8 +139,8 @@ class PrometheusMetrics:
         )
         self._written = counter("records_written", "Records that reached the store")
         self._dropped = counter("records_dropped", "Records that could not be kept", "reason")
-        self._backlog = gauge("journal_backlog_bytes", "Journal not yet stored", "livemax")
-        self._store_up = gauge("store_up", "1 where the store takes records", "livemin")
+        self._backlog = gauge("journal_backlog_bytes", "Journal not yet stored", "mostrecent")
+        self._store_up = gauge("store_up", "1 where the store takes records", "mostrecent")
         self._build = gauge("build_info", "1; the version is the label", "max", "version")
 
     # -- one request -------------------------------------------------------------------------

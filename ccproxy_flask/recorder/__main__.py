@@ -10,6 +10,7 @@ import structlog
 
 from ccproxy_flask import logging
 from ccproxy_flask.errors import SettingsError
+from ccproxy_flask.metrics import PrometheusMetrics
 from ccproxy_flask.settings import Settings, load_settings
 
 from .recorder import Recorder, on_signal, watch_parent
@@ -39,7 +40,9 @@ def main() -> int:
         sys.stderr.write(f"ccproxy_flask.recorder: {error}\n")
         return _CANNOT_START
     writer = logging.set_up(settings.logging)
-    recorder = Recorder(settings)
+    # Shared with the workers through PROMETHEUS_MULTIPROC_DIR, where the parent has set it.
+    figures = PrometheusMetrics(max_models=settings.observability.max_models)
+    recorder = Recorder(settings, figures)
     signal.signal(signal.SIGTERM, on_signal(recorder))
     if options.parent is None:
         signal.signal(signal.SIGINT, on_signal(recorder))
