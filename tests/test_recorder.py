@@ -1,0 +1,460 @@
+"""The recorder as a process: what it survives, and what it does for those who wait."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import duckdb
+import pytest
+from recording_support import (
+    ROOT,
+    RecorderProcess,
+    make_record,
+    open_writer,
+    recorder_process,
+    recording_settings,
+)
+from scripted import wait_until
+
+from ccproxy_flask.errors import StoreUnavailable
+from ccproxy_flask.journal import JournalWriter
+from ccproxy_flask.journal.segments import list_segments
+from ccproxy_flask.recorder.recorder import start_in_process
+from ccproxy_flask.recorder.server import private_directory
+from ccproxy_flask.recorder.supervisor import Supervisor
+from ccproxy_flask.settings import Settings
+from ccproxy_flask.store.base import LogFilter, Page
+from ccproxy_flask.store.duckdb import DuckDBStore
+from ccproxy_flask.store.remote import RemoteStore
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    """Settings of the recorder of *tmp_path*."""
+    return recording_settings(tmp_path)
+
+
+@pytest.fixture
+def writer(settings: Settings) -> Iterator[JournalWriter]:
+    """A writer into its journal."""
+    writer = open_writer(settings.journal_directory)
+    yield writer
+    writer.close()
+
+
+@pytest.fixture
+def remote(settings: Settings) -> RemoteStore:
+    """Its store, as a worker sees it."""
+    return RemoteStore(settings.recorder_socket)
+
+
+def row_count(remote: RemoteStore) -> int:
+    """Return how many rows there are, -1 where nobody says."""
+    try:
+        return remote.status().rows
+    except StoreUnavailable:
+        return -1
+
+
+def reason_of(ask: Callable[[], object]) -> str:
+    """Return why *ask* is not answered; nothing where it is."""
+    try:
+        ask()
+    except StoreUnavailable as error:
+        return str(error)
+    return ""
+
+
+def stored_ids(path: Path) -> list[str]:
+    """Return the requests of all rows of the database, in their order."""
+    store = DuckDBStore(path)
+    rows = store.entries(LogFilter(), Page(limit=100_000, order_desc=False)).rows
+    store.close()
+    return [row["request_id"] for row in rows]
+
+
+def test_row_is_there_within_a_second(tmp_path, settings, writer, remote):
+    """From the end of a request to its row it takes less than a second."""
+    with recorder_process(tmp_path):
+        wait_until(lambda: row_count(remote) == 0)
+        writer.end(make_record())
+        wait_until(lambda: row_count(remote) == 1, seconds=1)
+        status = remote.status()
+        assert (status.backlog_bytes, status.reason) == (0, None)
+        assert status.version
+
+
+def test_files_are_private(tmp_path, settings, writer, remote):
+    """The socket, the lock and the database are for this user alone."""
+    with recorder_process(tmp_path):
+        wait_until(lambda: row_count(remote) == 0)
+        assert stat.S_ISSOCK(settings.recorder_socket.stat().st_mode)
+        for path in (
+            settings.recorder_socket,
+            settings.journal_directory / "recorder.lock",
+            settings.duckdb_path,
+        ):
+            assert path.stat().st_mode & 0o077 == 0, path
+
+
+def test_stops_at_a_signal_and_stores_what_is_there(tmp_path, settings, writer):
+    """SIGTERM: everything that has ended is in the database afterwards, and the status is 0."""
+    recorder = RecorderProcess(tmp_path)
+    wait_until(settings.recorder_socket.exists)
+    records = [make_record(number) for number in range(500)]
+    for record in records:
+        writer.end(record)
+    assert recorder.stop() == 0
+    assert stored_ids(settings.duckdb_path) == [record.request_id for record in records]
+
+
+def test_killed_at_random_moments_it_stores_everything_once(tmp_path, settings, writer, remote):
+    """kill -9 again and again, while records keep coming: no row is missing, none is double."""
+    random.seed(20261121)
+    sent = []
+    for _ in range(6):
+        recorder = RecorderProcess(tmp_path)
+        until = time.monotonic() + random.uniform(0.3, 1.2)
+        while time.monotonic() < until:
+            record = make_record(len(sent))
+            writer.start(record)
+            writer.end(record)
+            sent.append(record.request_id)
+            time.sleep(0.0005)
+        recorder.kill()
+    with recorder_process(tmp_path):
+        wait_until(lambda: row_count(remote) == len(sent))
+    assert stored_ids(settings.duckdb_path) == sent
+
+
+WRITE_FOREVER = textwrap.dedent("""
+    import sys
+    from pathlib import Path
+    from recording_support import make_record, open_writer
+    writer = open_writer(Path(sys.argv[1]), segment_bytes=32768)
+    number = 0
+    while True:
+        record = make_record(number)
+        number += 1
+        writer.start(record)
+        sys.stdout.write(f"{record.request_id}\\n")
+        sys.stdout.flush()
+        if number % 5:
+            writer.end(record)
+            sys.stdout.write("ended\\n")
+            sys.stdout.flush()
+""")
+
+
+def test_killed_workers_leave_one_row_for_each_request(tmp_path, settings, remote):
+    """kill -9 of several processes in the middle of their writing: every request has one row."""
+    env = {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "PATH": os.environ["PATH"]}
+    said: list[str] = []
+    with recorder_process(tmp_path):
+        for number in range(4):
+            argv = [sys.executable, "-c", WRITE_FOREVER, str(settings.journal_directory)]
+            with subprocess.Popen(argv, env=env, stdout=subprocess.PIPE, text=True) as process:
+                assert process.stdout is not None
+                said += [process.stdout.readline() for _ in range(200 + 61 * number)]
+                process.kill()
+                said += process.stdout.readlines()
+        started = [line.strip() for line in said if len(line) == 37]
+        # What was written before the kill but not said any more makes at most one more each.
+        wait_until(lambda: row_count(remote) >= len(started))
+    found = stored_ids(settings.duckdb_path)
+    assert len(found) == len(set(found))
+    assert set(started) <= set(found)
+    assert len(found) - len(started) <= 4
+
+
+def test_second_recorder_stands_by_and_takes_over(tmp_path, settings, writer, remote):
+    """One recorder at a time has a journal; when it is killed the next goes on at once."""
+    first = RecorderProcess(tmp_path)
+    wait_until(lambda: row_count(remote) == 0)
+    with recorder_process(tmp_path) as second:
+        wait_until(lambda: "recorder_stands_by" in second.log.read_text())
+        writer.end(make_record(1))
+        wait_until(lambda: row_count(remote) == 1)
+        first.kill()
+        writer.end(make_record(2))
+        wait_until(lambda: row_count(remote) == 2, seconds=3)
+
+
+def test_stand_by_stops_at_a_signal(tmp_path, settings, remote):
+    """A recorder that waits for its turn ends as quickly as one that has it."""
+    with recorder_process(tmp_path):
+        wait_until(lambda: row_count(remote) == 0)
+        second = RecorderProcess(tmp_path)
+        wait_until(lambda: "recorder_stands_by" in second.log.read_text())
+        assert second.stop() == 0
+        assert row_count(remote) == 0
+
+
+def test_dies_with_its_parent(tmp_path, settings, remote):
+    """Within a second of the death of --parent it stores what is there and ends."""
+    program = textwrap.dedent("""
+        import os, subprocess, sys
+        argv = [sys.executable, "-m", "ccproxy_flask.recorder", "--parent", str(os.getpid())]
+        print(subprocess.Popen(argv).pid, flush=True)
+        sys.stdin.read()
+    """)
+    env = os.environ | {
+        "PYTHONPATH": str(ROOT),
+        "OBSERVABILITY__LOGS_COLLECTION_ENABLED": "true",
+        "OBSERVABILITY__DUCKDB_PATH": str(settings.duckdb_path),
+    }
+    with subprocess.Popen(
+        [sys.executable, "-c", program],
+        env=env,
+        cwd=tmp_path,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    ) as parent:
+        assert parent.stdout is not None
+        pid = int(parent.stdout.readline())
+        wait_until(lambda: row_count(remote) == 0)
+        parent.kill()
+    wait_until(lambda: not is_running(pid), seconds=1.5)
+
+
+def is_running(pid: int) -> bool:
+    """Tell whether the process *pid* is more than a name in the list."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state != "Z"
+
+
+def test_locked_database_is_waited_for(tmp_path, settings, writer, remote):
+    """While another process has the database, that is the answer; then everything is stored."""
+    settings.duckdb_path.parent.mkdir(exist_ok=True)
+    holder = duckdb.connect(str(settings.duckdb_path))
+    with recorder_process(tmp_path) as recorder:
+        for number in range(10):
+            writer.end(make_record(number))
+        wait_until(lambda: "held by another process" in reason_of(remote.status))
+        assert "held by another process" in reason_of(lambda: remote.query(LogFilter(), 1))
+        assert "held by another process" in reason_of(remote.reset)
+        holder.close()
+        wait_until(lambda: row_count(remote) == 10, seconds=5)
+        assert recorder.log.read_text().count("store_unavailable") == 1
+
+
+def test_damaged_database_is_kept_aside_and_replayed(tmp_path, settings, writer, remote):
+    """A file that is no database is moved away with its content, and the journal stored anew."""
+    settings.duckdb_path.write_bytes(b"garbage" * 1000)
+    writer.end(make_record())
+    with recorder_process(tmp_path) as recorder:
+        wait_until(lambda: row_count(remote) == 1)
+        assert "database_damaged" in recorder.log.read_text()
+    [kept] = tmp_path.glob("metrics.duckdb.damaged-*")
+    assert kept.read_bytes() == b"garbage" * 1000
+
+
+def test_database_that_is_removed_is_made_again(tmp_path, settings, writer, remote):
+    """Rows do not go into a file that nobody will find."""
+    with recorder_process(tmp_path):
+        writer.end(make_record(1))
+        wait_until(lambda: row_count(remote) == 1)
+        settings.duckdb_path.unlink()
+        writer.end(make_record(2))
+        wait_until(settings.duckdb_path.exists)
+        wait_until(lambda: row_count(remote) == 2)
+
+
+def test_journal_that_is_removed_is_made_again(tmp_path, settings, writer, remote):
+    """With its lock and its socket gone the recorder begins again, and answers again."""
+    with recorder_process(tmp_path):
+        writer.end(make_record(1))
+        wait_until(lambda: row_count(remote) == 1)
+        shutil.rmtree(settings.journal_directory)
+        writer.tend()
+        writer.end(make_record(2))
+        wait_until(lambda: row_count(remote) == 2)
+
+
+def test_full_disk_of_the_database_loses_nothing(tmp_path):
+    """Records wait in the journal while the database has no room, and are stored once, later."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounting = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(disk)]
+    if subprocess.run(mounting, capture_output=True, check=False).returncode:
+        pytest.skip("mounting a file system needs more rights")
+    try:
+        env = {
+            "OBSERVABILITY__DUCKDB_PATH": str(disk / "metrics.duckdb"),
+            "JOURNAL__DIRECTORY": str(tmp_path / "journal"),
+        }
+        ballast = disk / "ballast"
+        writer = open_writer(tmp_path / "journal")
+        remote = RemoteStore(tmp_path / "journal" / "recorder.sock")
+        with recorder_process(tmp_path, **env) as recorder:
+            wait_until(lambda: row_count(remote) == 0)
+            room = shutil.disk_usage(disk).free
+            ballast.write_bytes(b"x" * (room - 20_000))
+            for number in range(2000):
+                writer.end(make_record(number))
+            wait_until(lambda: "store_unavailable" in recorder.log.read_text())
+            ballast.unlink()
+            wait_until(lambda: row_count(remote) == 2000)
+        assert len(set(stored_ids(disk / "metrics.duckdb"))) == 2000
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def test_reset_takes_what_has_ended_and_leaves_what_is_in_flight(
+    tmp_path, settings, writer, remote
+):
+    """After reset() nothing of before comes back; requests in flight get their rows."""
+    with recorder_process(tmp_path):
+        wait_until(lambda: row_count(remote) == 0)
+        waiting = make_record(0)
+        writer.start(waiting)
+        for number in range(50):
+            writer.end(make_record(number))
+        assert remote.reset() == 50
+        writer.end(waiting)
+        wait_until(lambda: row_count(remote) == 1)
+        [row] = remote.query(LogFilter(), 10).rows
+        assert row["request_id"] == waiting.request_id
+
+
+def test_refuses_to_run_with_nothing_to_record(tmp_path):
+    """With collection off it says so in one line, and ends with 2."""
+    recorder = RecorderProcess(tmp_path, OBSERVABILITY__LOGS_COLLECTION_ENABLED="false")
+    assert recorder.process.wait(10) == 2
+    [line] = recorder.log.read_text().splitlines()
+    assert "LOGS_COLLECTION_ENABLED is off" in line
+
+
+def test_long_path_of_the_journal(tmp_path):
+    """A directory whose path is too long for a socket's name has its socket elsewhere, private."""
+    home = tmp_path / ("long" * 25)
+    home.mkdir()
+    settings = recording_settings(home)
+    assert settings.recorder_socket.parent != settings.journal_directory
+    with recorder_process(home):
+        wait_until(lambda: row_count(RemoteStore(settings.recorder_socket)) == 0)
+        assert settings.recorder_socket.parent.stat().st_mode & 0o077 == 0
+    shutil.rmtree(settings.recorder_socket.parent)
+
+
+def test_private_directory_of_somebody_else_is_refused(tmp_path):
+    """A directory that another user put in our way is not used."""
+    if os.getuid() != 0:
+        pytest.skip("giving a directory away needs more rights")
+    place = tmp_path / "place"
+    place.mkdir()
+    os.chown(place, 12345, 12345)
+    with pytest.raises(PermissionError):
+        private_directory(place)
+
+
+# -- in this process -------------------------------------------------------------------------------
+
+
+def test_in_process(settings, writer):
+    """For `flask run` it runs in threads and answers the same way; closing stores the rest."""
+    recorder = start_in_process(settings)
+    writer.end(make_record(1))
+    wait_until(lambda: recorder.store.status().rows == 1)
+    writer.end(make_record(2))
+    recorder.close()
+    assert len(stored_ids(settings.duckdb_path)) == 2
+
+
+def test_in_process_leaves_nothing_open(settings, writer):
+    """Started and closed again and again it keeps no descriptor and no thread."""
+    writer.end(make_record())
+    start_in_process(settings).close()
+    before = sorted(fd.name for fd in Path("/proc/self/fd").iterdir())
+    for _ in range(3):
+        start_in_process(settings).close()
+    assert len(list(Path("/proc/self/fd").iterdir())) == len(before)
+
+
+def test_in_process_stands_by_beside_a_recorder(tmp_path, settings, writer, remote):
+    """Where a recorder runs already, the store is the one it has."""
+    with recorder_process(tmp_path):
+        wait_until(lambda: row_count(remote) == 0)
+        inside = start_in_process(settings)
+        writer.end(make_record())
+        wait_until(lambda: inside.store.status().rows == 1)
+        inside.close()
+
+
+# -- the supervisor --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def supervised(
+    tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Supervisor]:
+    """A supervisor with a recorder of *tmp_path*."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("OBSERVABILITY__LOGS_COLLECTION_ENABLED", "true")
+    monkeypatch.setenv("OBSERVABILITY__DUCKDB_PATH", str(settings.duckdb_path))
+    supervisor = Supervisor([sys.executable, "-m", "ccproxy_flask.recorder"])
+    supervisor.start()
+    yield supervisor
+    supervisor.stop()
+
+
+def test_supervisor_brings_the_recorder_back(supervised, writer, remote):
+    """After kill -9 the next one runs within a second, and stores what came meanwhile."""
+    wait_until(lambda: row_count(remote) == 0)
+    for number in range(2):
+        killed = supervised.pid
+        os.kill(killed, signal.SIGKILL)
+        writer.end(make_record(number))
+        wait_until(lambda gone=killed: supervised.pid not in (None, gone), seconds=1)
+        wait_until(lambda rows=number + 1: row_count(remote) == rows)
+
+
+def test_supervisor_whose_child_was_collected_by_somebody_else(supervised, remote):
+    """gunicorn's arbiter waits for any child; the recorder comes back all the same."""
+    wait_until(lambda: row_count(remote) == 0)
+    killed = supervised.pid
+    os.kill(killed, signal.SIGKILL)
+    with contextlib.suppress(ChildProcessError):  # the supervisor may be first
+        os.waitpid(-1, 0)
+    wait_until(lambda: supervised.pid not in (None, killed), seconds=1)
+    wait_until(lambda: row_count(remote) == 0)
+
+
+def test_supervisor_stops_its_recorder(supervised, writer, settings, remote):
+    """stop() lets it store the rest, waits, and starts no other."""
+    wait_until(lambda: row_count(remote) == 0)
+    pid = supervised.pid
+    writer.end(make_record())
+    supervised.stop()
+    assert not is_running(pid)
+    assert supervised.pid is None
+    assert len(stored_ids(settings.duckdb_path)) == 1
+    assert list_segments(settings.journal_directory)
+
+
+def test_supervisor_gives_a_broken_program_pauses(tmp_path):
+    """What ends at once is started again, but not hundreds of times a second."""
+    log = tmp_path / "starts"
+    supervisor = Supervisor([sys.executable, "-c", f"open({str(log)!r}, 'a').write('x')"])
+    supervisor.start()
+    wait_until(lambda: log.exists() and len(log.read_text()) >= 3)
+    began = time.monotonic()
+    supervisor.stop()
+    assert time.monotonic() - began < 2
+    assert len(log.read_text()) < 10
