@@ -107,8 +107,13 @@ def when_ready(server: Any) -> None:
 def post_worker_init(worker: Any) -> None:
     """Write answers as they came, and end the watchers' connections when the worker stops."""
     serving.install()
+    worker.handle = serving.connections.watched(worker.handle)
     parts = worker.wsgi.extensions["ccproxy.parts"]
     threading.Thread(target=_end_with, args=(worker, parts), daemon=True).start()
+
+
+# At a stop, how long a connection that has asked nothing yet may still ask.
+_ASK_SECONDS = 1.0
 
 
 def _end_with(worker: Any, parts: Any) -> None:
@@ -116,6 +121,10 @@ def _end_with(worker: Any, parts: Any) -> None:
         time.sleep(0.1)
     parts.stop_watching()
     serving.connections.stop()
+    while True:  # until the process ends: new ones come in for another second
+        silent = serving.connections.silent()
+        time.sleep(_ASK_SECONDS)
+        serving.connections.stop_silent(silent)
 
 
 def post_request(_worker: Any, _request: Any, environ: dict[str, Any], _response: Any) -> None:

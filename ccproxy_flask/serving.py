@@ -6,8 +6,9 @@ transparent proxy must do neither. Under another server the WSGI way is used.
 
 from __future__ import annotations
 
+import _socket
 import contextlib
-import socket
+import os
 from typing import TYPE_CHECKING, Any
 
 from gunicorn.http import wsgi
@@ -154,10 +155,25 @@ class Connections:
 
     def __init__(self) -> None:
         self._idle: set[Any] = set()
+        self._silent: set[Any] = set()
         self._stopping = False
+
+    def watched(self, serve: Callable[[Any, Any, Any], None]) -> Callable[[Any, Any, Any], None]:
+        """Return *serve*, gunicorn's function for one connection, so that we know of it."""
+
+        def serve_watched(listener: Any, sock: Any, address: Any) -> None:
+            self._silent.add(sock)
+            try:
+                serve(listener, sock, address)
+            finally:
+                self._silent.discard(sock)
+                self._idle.discard(sock)
+
+        return serve_watched
 
     def begin(self, sock: Any) -> None:
         """A request came in on *sock*."""
+        self._silent.discard(sock)
         self._idle.discard(sock)
 
     def end(self, sock: Any) -> None:
@@ -175,13 +191,29 @@ class Connections:
         while self._idle:
             _end_reading(self._idle.pop())
 
+    def silent(self) -> frozenset[Any]:
+        """Return the connections on which nothing was ever asked."""
+        return frozenset(self._silent)
+
+    def stop_silent(self, since: frozenset[Any]) -> None:
+        """Let those of *since* end that are silent still."""
+        for sock in self._silent & since:
+            _end_reading(sock)
+
 
 _MANY_IDLE = 512
 
 
 def _end_reading(sock: Any) -> None:
+    """Let the reader of *sock* find its end, behind what has come in already."""
+    # Past gevent's own shutdown(): that throws an error at the greenlet that waits for data, and
+    # gunicorn would log it with its traceback.
     with contextlib.suppress(OSError):
-        sock.shutdown(socket.SHUT_RD)
+        plain = _socket.socket(fileno=os.dup(sock.fileno()))
+        try:
+            plain.shutdown(_socket.SHUT_RD)
+        finally:
+            plain.close()
 
 
 connections = Connections()

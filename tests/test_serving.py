@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import http.client
 import socket
 import threading
+import time
 
 import pytest
 
@@ -97,3 +99,52 @@ def test_closed_connections_are_forgotten():
         ours.close()
         client.close()
     connections.stop()
+
+
+def test_stop_gives_silent_connections_a_while(pair):
+    """A connection that has asked nothing is ended only when it is silent still."""
+    ours, client = pair
+    connections = Connections()
+
+    def serve(_listener, sock, _address):
+        silent = connections.silent()
+        assert silent == {sock}
+        connections.stop()
+        client.sendall(b"late")
+        assert sock.recv(4) == b"late"
+        connections.stop_silent(silent)
+        assert sock.recv(1) == b""
+
+    connections.watched(serve)(None, ours, None)
+    assert connections.silent() == frozenset()
+
+
+def test_what_came_in_before_a_stop_is_read(pair):
+    """The bytes of a request that are here already are not lost by a stop."""
+    ours, client = pair
+    connections = Connections()
+    connections.end(ours)
+    client.sendall(b"GET")
+    connections.stop()
+    assert ours.recv(3) == b"GET"
+    assert ours.recv(1) == b""
+
+
+def test_stop_with_open_connections_is_quick_and_quiet(start_server):
+    """Idle and silent connections end without an error in the log, and hold nothing up."""
+    server = start_server(workers=1)
+    idle = [http.client.HTTPConnection("127.0.0.1", server.port, timeout=10) for _ in range(3)]
+    silent = socket.create_connection(("127.0.0.1", server.port), timeout=10)
+    for connection in idle:
+        connection.request("POST", "/v1/chat/completions", b"{}")
+        assert connection.getresponse().read() == b"{}"
+
+    began = time.monotonic()
+    assert server.stop() == 0
+
+    assert time.monotonic() - began < 8
+    assert [connection.sock.recv(1) for connection in idle] == [b"", b"", b""]
+    assert silent.recv(1) == b""
+    assert "Traceback" not in server.log_path.read_text()
+    for connection in [*idle, silent]:
+        connection.close()
