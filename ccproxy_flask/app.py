@@ -121,6 +121,9 @@ def _sinks(parts: Parts) -> tracing.Sinks:
         sinks.stored_started.append(parts.journal.start)
         sinks.stored_ended.append(parts.journal.end)
     sinks.stored_ended.append(parts.metrics.request_ended)
+    if parts.settings.logging.level == "debug":
+        sinks.started.append(tracing.log_start)
+        sinks.ended.append(tracing.log_end)
     if parts.settings.logging.access_log:
         sinks.ended.append(logging.AccessLog(parts.settings.logging, parts.writer))
     return sinks

@@ -8,7 +8,7 @@ Label values come from closed sets: ``endpoint`` is an API route, ``error_type``
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import prometheus_flask_exporter
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, values
@@ -56,6 +56,16 @@ _DURATIONS = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 6
 _LATENCIES = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 3, 5, 10, 20, 30, 60, float("inf"))
 
 
+class Pushgateway(Protocol):
+    """Who takes pushed figures; :class:`ccproxy_flask.export.pushgateway.PushgatewayClient`."""
+
+    def push_metrics(self, registry: CollectorRegistry, method: str = "push") -> bool:
+        """Push the figures of *registry*: ``push``, ``pushadd`` or ``delete``."""
+
+    def is_enabled(self) -> bool:
+        """Tell whether there is somewhere to push to."""
+
+
 class PrometheusMetrics:
     """What is counted of requests, on the registry of prometheus-flask-exporter.
 
@@ -66,9 +76,11 @@ class PrometheusMetrics:
         self,
         namespace: str = "ccproxy",
         registry: CollectorRegistry | None = None,
+        pushgateway_client: Pushgateway | None = None,
         max_models: int = 100,
     ) -> None:
         self.registry = registry or CollectorRegistry()
+        self._pushgateway = pushgateway_client
         self._max_models = max_models
         self._models: set[str] = set()
         self._bound: dict[tuple[str, ...], Any] = {}
@@ -236,9 +248,132 @@ class PrometheusMetrics:
         """Publish the version that runs."""
         self._build.labels(version).set(1)
 
+    # -- single figures, for those who count for themselves -------------------------------------
+
+    def record_request(
+        self,
+        method: str,
+        endpoint: str,
+        model: str | None = None,
+        status: str | int = UNKNOWN,
+        service_type: str | None = None,
+    ) -> None:
+        """Count a request."""
+        place = (endpoint, self.model_label(model, answered=True), str(status))
+        self._child(self._requests, method, *place, service_type or UNKNOWN).inc()
+
+    def record_response_time(
+        self,
+        duration_seconds: float,
+        model: str | None = None,
+        endpoint: str = UNKNOWN,
+        service_type: str | None = None,
+    ) -> None:
+        """Take how long a request took."""
+        label = self.model_label(model, answered=True)
+        self._child(self._duration, label, endpoint, service_type or UNKNOWN).observe(
+            duration_seconds
+        )
+
+    def record_tokens(
+        self,
+        token_count: int,
+        token_type: str,
+        model: str | None = None,
+        service_type: str | None = None,
+    ) -> None:
+        """Count tokens of a type: ``input``, ``output``, ``cache_read`` or ``cache_write``."""
+        kind = token_type if token_type in _TOKEN_TYPES else OTHER
+        label = self.model_label(model, answered=True)
+        self._child(self._tokens, kind, label, service_type or UNKNOWN).inc(token_count)
+
+    def record_cost(
+        self,
+        cost_usd: float,
+        model: str | None = None,
+        cost_type: str = "total",
+        service_type: str | None = None,
+    ) -> None:
+        """Add cost (USD) of a type: ``input``, ``output``, ``cache`` or ``total``."""
+        kind = cost_type if cost_type in _COST_TYPES else OTHER
+        label = self.model_label(model, answered=True)
+        self._child(self._cost, label, kind, service_type or UNKNOWN).inc(cost_usd)
+
+    def record_error(
+        self,
+        error_type: str,
+        endpoint: str = UNKNOWN,
+        model: str | None = None,
+        service_type: str | None = None,
+    ) -> None:
+        """Count an error."""
+        label = self.model_label(model, answered=True)
+        kind = error_type if error_type in ERROR_TYPES else OTHER
+        self._child(self._errors, kind, endpoint, label, service_type or UNKNOWN).inc()
+
+    def set_active_requests(self, count: int) -> None:
+        """Set how many requests are in flight in this process."""
+        self._active.set(count)
+
+    def inc_active_requests(self) -> None:
+        """Count one more request in flight."""
+        self._active.inc()
+
+    def dec_active_requests(self) -> None:
+        """Count one request in flight less."""
+        self._active.dec()
+
+    def update_system_info(self, info: dict[str, str]) -> None:
+        """Publish facts of the system; ``version`` is the one that is a label."""
+        self.set_version(info.get("version", UNKNOWN))
+
+    def is_enabled(self) -> bool:
+        """Tell whether figures are kept: always."""
+        return True
+
+    # -- pushing ---------------------------------------------------------------------------------
+
+    def push_to_gateway(self, method: str = "push") -> bool:
+        """Push all figures; False where there is no gateway, or it did not take them."""
+        return self._push(method)
+
+    def push_add_to_gateway(self) -> bool:
+        """Push all figures beside those already there."""
+        return self._push("pushadd")
+
+    def delete_from_gateway(self) -> bool:
+        """Take this group's figures off the gateway."""
+        return self._push("delete")
+
+    def is_pushgateway_enabled(self) -> bool:
+        """Tell whether there is a gateway to push to."""
+        return self._pushgateway is not None and self._pushgateway.is_enabled()
+
+    def _push(self, method: str) -> bool:
+        if self._pushgateway is None:
+            return False
+        return self._pushgateway.push_metrics(self.registry, method)
+
     # -- the page ----------------------------------------------------------------------------
 
     def exposition(self, accept: str | None) -> tuple[bytes, str]:
         """Return the text for a scraper that accepts *accept*, and its content type."""
         text, content_type = self._exporter.generate_metrics(accept)
         return text.encode(), content_type
+
+
+_shared: dict[str, PrometheusMetrics] = {}
+
+
+def get_metrics(
+    namespace: str = "ccproxy", registry: CollectorRegistry | None = None
+) -> PrometheusMetrics:
+    """Return the figures of this process under *namespace*; made at the first call."""
+    if namespace not in _shared:
+        _shared[namespace] = PrometheusMetrics(namespace, registry)
+    return _shared[namespace]
+
+
+def reset_metrics() -> None:
+    """Forget what :func:`get_metrics` made."""
+    _shared.clear()

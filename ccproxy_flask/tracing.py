@@ -11,13 +11,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import structlog
 from flask import Blueprint, Flask, Response, current_app, g, request
 
 from . import redact, serving
-from .record import RequestRecord, new_request_id
+from .record import COLUMNS, RequestRecord, new_request_id
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -45,22 +45,99 @@ class Sinks:
     node: str | None = None
 
 
+class Storage(Protocol):
+    """What keeps records; :class:`ccproxy_flask.journal.JournalWriter` is one."""
+
+    def start(self, record: RequestRecord) -> None:
+        """A request has begun."""
+
+    def end(self, record: RequestRecord) -> None:
+        """A request is over."""
+
+
+_NO_SINKS = Sinks()
+
+
 class Trace:
-    """One request in flight. Use as a context manager, or call :meth:`finish` yourself."""
+    """One request in flight. Use as a context manager, or call :meth:`finish` yourself.
 
-    __slots__ = ("_began", "_finished", "_sinks", "_started", "_stored", "record")
+    Published as ``RequestContext``. *start_time* is one of ``time.perf_counter()``; *metadata*
+    that is named like a column goes into the record; *storage* gets the record at the end. The
+    proxy gives a *record* that has its first facts, and the *sinks* of the application.
+    """
 
-    def __init__(self, record: RequestRecord, sinks: Sinks, stored: bool = False) -> None:
-        self.record = record
+    __slots__ = (
+        "_finished",
+        "_logger",
+        "_sinks",
+        "_started",
+        "_stored",
+        "metadata",
+        "record",
+        "start_time",
+        "storage",
+    )
+
+    def __init__(
+        self,
+        request_id: str | None = None,
+        start_time: float | None = None,
+        logger: Any = None,
+        metadata: dict[str, Any] | None = None,
+        storage: Storage | None = None,
+        *,
+        record: RequestRecord | None = None,
+        sinks: Sinks = _NO_SINKS,
+        stored: bool = False,
+    ) -> None:
+        self.record = record or RequestRecord(request_id or new_request_id(), datetime.now(UTC))
+        self.start_time = time.perf_counter() if start_time is None else start_time
+        self._logger = logger
+        self.metadata: dict[str, Any] = {}
+        self.storage = storage
         self._sinks = sinks
         self._stored = stored
-        self._began = time.perf_counter()
         self._started = False
         self._finished = False
+        if metadata:
+            self.add_metadata(**metadata)
+
+    @property
+    def request_id(self) -> str:
+        """The request's id."""
+        return self.record.request_id
+
+    @property
+    def logger(self) -> Any:
+        """A structlog logger that names the request, and the metadata added so far."""
+        if self._logger is None:
+            self._logger = structlog.get_logger().bind(request_id=self.request_id)
+        return self._logger
+
+    @property
+    def duration_seconds(self) -> float:
+        """The seconds since the request began."""
+        return self.elapsed()
+
+    @property
+    def duration_ms(self) -> float:
+        """The milliseconds since the request began."""
+        return self.elapsed() * 1000
+
+    def add_metadata(self, **metadata: Any) -> None:
+        """Remember facts of the request: for its log lines, and columns for its record."""
+        self.metadata.update(metadata)
+        for name in metadata.keys() & _SETTABLE:
+            setattr(self.record, name, metadata[name])
+        self._logger = self.logger.bind(**metadata)
+
+    def log_event(self, event: str, **fields: Any) -> None:
+        """Write a log line about the request, with its duration so far (milliseconds)."""
+        self.logger.info(event, duration_ms=self.duration_ms, **fields)
 
     def elapsed(self) -> float:
         """Return the seconds since the request came in."""
-        return time.perf_counter() - self._began
+        return time.perf_counter() - self.start_time
 
     def start(self) -> None:
         """Tell the sinks what is known so far; later calls do nothing."""
@@ -69,7 +146,10 @@ class Trace:
         self._started = True
         self._tell(self._sinks.started)
         if self._stored:
+            tracker.add_context(self)
             self._tell(self._sinks.stored_started)
+        if self.storage is not None:
+            self._tell((self.storage.start,))
 
     def finish(self, error: BaseException | None = None) -> None:
         """Close the record and hand it to every sink; later calls do nothing."""
@@ -83,7 +163,10 @@ class Trace:
         if error is not None:
             note_error_in(record, error)
         if self._stored:
+            tracker.remove_context(record.request_id)
             self._tell(self._sinks.stored_ended)
+        if self.storage is not None:
+            self._tell((self.storage.end,))
         self._tell(self._sinks.ended)
 
     def __enter__(self) -> Trace:
@@ -98,6 +181,65 @@ class Trace:
                 sink(self.record)
             except Exception:  # a broken sink must not break the answer
                 log.exception("sink_failed", sink=repr(sink))
+
+
+class ContextTracker:
+    """The requests in flight in this process, by id."""
+
+    def __init__(self) -> None:
+        self._contexts: dict[str, Trace] = {}
+
+    def add_context(self, context: Trace) -> None:
+        """Take *context* in."""
+        self._contexts[context.request_id] = context
+
+    def remove_context(self, request_id: str) -> Trace | None:
+        """Let a context go and return it, None where there is none."""
+        return self._contexts.pop(request_id, None)
+
+    def get_context(self, request_id: str) -> Trace | None:
+        """Return a context, None where there is none."""
+        return self._contexts.get(request_id)
+
+    def get_active_count(self) -> int:
+        """Return how many there are."""
+        return len(self._contexts)
+
+    def get_all_contexts(self) -> dict[str, Trace]:
+        """Return all of them by id; a copy."""
+        return dict(self._contexts)
+
+    def cleanup_stale_contexts(self, max_age_seconds: float = 300) -> int:
+        """Let go what is older, and return how many that were."""
+        stale = [
+            request_id
+            for request_id, context in self.get_all_contexts().items()
+            if context.duration_seconds > max_age_seconds
+        ]
+        return sum(self.remove_context(request_id) is not None for request_id in stale)
+
+
+tracker = ContextTracker()
+"""The proxy's own requests, and those of ``tracked_request_context``."""
+
+_SETTABLE = frozenset(COLUMNS) - {"request_id", "timestamp"}
+
+
+def log_start(record: RequestRecord) -> None:
+    """Write the log line of a beginning; a sink."""
+    log.debug("request_start", request_id=record.request_id, method=record.method, path=record.path)
+
+
+def log_end(record: RequestRecord) -> None:
+    """Write the log line of an end; a sink."""
+    event = "request_success" if record.error_type is None else "request_error"
+    log.debug(
+        event,
+        request_id=record.request_id,
+        status_code=record.status_code,
+        duration_ms=record.duration_ms,
+        error_type=record.error_type,
+    )
 
 
 def init_app(app: Flask, sinks: Sinks) -> None:
@@ -115,14 +257,14 @@ def open_trace(
         request_id=new_request_id(),
         timestamp=datetime.now(UTC),
         method=method,
-        path=path[:_LONGEST_PATH],
+        path=redact.shortened(path, _LONGEST_PATH) or "",
         query=redact.kept_query(query),
         client_ip=client_ip,
         user_agent=redact.shortened(agent, _LONGEST_AGENT),
         node=sinks.node,
         **more,
     )
-    return Trace(record, sinks, stored)
+    return Trace(record=record, sinks=sinks, stored=stored)
 
 
 def trace(blueprint: Blueprint, service_type: str, stored: bool = False) -> None:
