@@ -431,7 +431,7 @@ def test_supervisor_whose_child_was_collected_by_somebody_else(supervised, remot
     killed = supervised.pid
     os.kill(killed, signal.SIGKILL)
     with contextlib.suppress(ChildProcessError):  # the supervisor may be first
-        os.waitpid(-1, 0)
+        os.waitpid(killed, 0)  # not -1: other tests have children too
     wait_until(lambda: supervised.pid not in (None, killed), seconds=1)
     wait_until(lambda: row_count(remote) == 0)
 
