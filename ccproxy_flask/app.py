@@ -8,7 +8,7 @@ import secrets
 import socket
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import structlog
 from flask import Flask
@@ -21,6 +21,7 @@ from .proxy.providers import Providers
 from .proxy.upstream import Upstreams
 from .settings import Settings, load_settings
 from .store.remote import RemoteStore
+from .tracers import ConsoleTracer, FileTracer, QueuedTracer, Trails
 from .usage import PriceBook
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class Parts:
         self.metrics.set_version(__version__)
         self.writer = logging.set_up(settings.logging)
         self.upstreams = Upstreams(settings.proxy)
+        self.tracer = self._tracer() if settings.tracing.console or settings.tracing.file else None
         self.journal: JournalWriter | None = None
         self.feed: Feed | None = None
         self.store: Store | None = None
@@ -57,6 +59,28 @@ class Parts:
             self.store = store or RemoteStore(settings.recorder_socket)
         self._closing = threading.Event()
         self._tending = False
+
+    def _tracer(self) -> QueuedTracer:
+        options = self.settings.tracing
+        queued = QueuedTracer(options.queue_bytes, self.metrics.trace_dropped)
+        common: dict[str, Any] = {
+            "verbose": options.verbose,
+            "preview": options.preview_chars,
+            "max_body_bytes": options.max_body_bytes,
+            "clock": queued.clock,
+        }
+        files = FileTracer(
+            self.settings.traces_directory,
+            max_exchanges=options.max_exchanges,
+            max_bytes=options.max_bytes,
+            max_age_seconds=options.max_age_seconds,
+            on_drop=queued.lost,
+            **common,
+        )
+        console = ConsoleTracer(self.writer.msg, **common)
+        chosen = ((files, options.file), (console, options.console))
+        queued.targets = [target for target, is_on in chosen if is_on]
+        return queued
 
     def tend(self) -> None:
         """Start to look after the journal in the background, once; safe to call again."""
@@ -80,6 +104,8 @@ class Parts:
         self.upstreams.close()
         if self.journal is not None:
             self.journal.close()
+        if self.tracer is not None:
+            self.tracer.close()
         self.writer.close()
 
 
@@ -138,6 +164,16 @@ def _proxy_parts(parts: Parts) -> proxy.ProxyParts:
         watch=HangupWatch(),
         key_secret=_key_secret(parts.settings),
         observe_gap=parts.metrics.observe_gap,
+        trails=_trails(parts),
+    )
+
+
+def _trails(parts: Parts) -> Trails | None:
+    options = parts.settings.tracing
+    if parts.tracer is None:
+        return None
+    return Trails(
+        parts.tracer, options.include_paths, options.exclude_paths, options.max_body_bytes
     )
 
 

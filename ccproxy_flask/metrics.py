@@ -151,6 +151,9 @@ class PrometheusMetrics:
         )
         self._written = counter("records_written", "Records that reached the store")
         self._dropped = counter("records_dropped", "Records that could not be kept", "reason")
+        self._traces_dropped = counter(
+            "traces_dropped", "Traced exchanges that could not be kept", "reason"
+        )
         self._backlog = gauge("journal_backlog_bytes", "Journal not yet stored", "mostrecent")
         self._store_up = gauge("store_up", "1 where the store takes records", "mostrecent")
         self._build = gauge("build_info", "1; the version is the label", "max", "version")
@@ -227,6 +230,10 @@ class PrometheusMetrics:
     def dropped(self, reason: str) -> None:
         """Count a request whose record could not be kept."""
         self._dropped.labels(reason).inc()
+
+    def trace_dropped(self, reason: str) -> None:
+        """Count an exchange that was to be traced and could not be."""
+        self._traces_dropped.labels(reason).inc()
 
     def written(self, count: int) -> None:
         """Count records that reached the store."""

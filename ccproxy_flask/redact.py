@@ -129,6 +129,11 @@ def scrub(text: str) -> str:
     return _SECRET.sub(REDACTED, text)
 
 
+def key_spans(text: str) -> list[tuple[int, int]]:
+    """Return where in *text* something looks like a key: (begin, end), in order."""
+    return [match.span() for match in _SECRET.finditer(text)]
+
+
 def shortened(text: str | None, limit: int) -> str | None:
     """Return *text* without control characters, scrubbed, and at most *limit* characters long."""
     if text is None:

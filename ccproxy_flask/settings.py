@@ -217,6 +217,37 @@ class Logging(_Section):
     """One line for each request."""
 
 
+class Tracing(_Section):
+    """Whole exchanges with the upstreams, to find out what goes wrong. What is not known to be
+    harmless is hidden; prompts and answers are shown."""
+
+    console: bool = False
+    """Show exchanges on standard error."""
+    file: bool = False
+    """Keep exchanges as files."""
+    directory: Path | None = None
+    """Where the files are. Default: `traces` beside the database."""
+    verbose: bool = False
+    """Bodies as a whole and each event of streams, not only their beginning."""
+    preview_chars: Annotated[int, Field(ge=0, le=1_000_000)] = 1000
+    """How much of a body is shown where `verbose` is off."""
+    include_paths: tuple[str, ...] = ()
+    """Patterns of the paths to trace, such as `/v1/messages*`; in the environment with commas
+    between them. Default: all."""
+    exclude_paths: tuple[str, ...] = ()
+    """Patterns of the paths not to trace."""
+    max_body_bytes: Annotated[int, Field(ge=1024, le=64 << 20)] = 1 << 20
+    """How much of each body is gathered."""
+    max_exchanges: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
+    """Over this number of exchanges the oldest files are removed…"""
+    max_bytes: Annotated[int, Field(ge=1 << 20)] = 256 << 20
+    """…and over this size of all files…"""
+    max_age_seconds: Seconds = 604_800.0
+    """…and at this age."""
+    queue_bytes: Annotated[int, Field(ge=64 << 10)] = 32 << 20
+    """How much may wait in a worker to be written; exchanges over it are dropped, and counted."""
+
+
 class Scheduler(_Section):
     """What is done at intervals. These names are kept; nothing reads them yet."""
 
@@ -263,6 +294,7 @@ class Settings(_Section):
     proxy: Proxy = Proxy()
     security: Security = Security()
     logging: Logging = Logging()
+    tracing: Tracing = Tracing()
     scheduler: Scheduler = Scheduler()
     providers: dict[Annotated[str, AfterValidator(_provider_name)], Provider] = Field(
         default_factory=dict, validate_default=True
@@ -299,6 +331,12 @@ class Settings(_Section):
             return path
         digest = hashlib.sha256(os.fsencode(path)).hexdigest()[:16]
         return Path(tempfile.gettempdir()) / f"ccproxy-{os.getuid()}-{digest}" / "recorder.sock"
+
+    @property
+    def traces_directory(self) -> Path:
+        """Where traced exchanges are kept, absolute."""
+        configured = self.tracing.directory
+        return (configured or self.duckdb_path.parent / "traces").expanduser().absolute()
 
     @property
     def recording(self) -> bool:
@@ -443,11 +481,18 @@ def _place(sections: dict[str, Any], path: tuple[str, ...], value: str) -> None:
         if not isinstance(target, dict):
             name = _shown(path[:-1])
             raise SettingsError(_printable(f"{_shown(path)}: {name} is a setting, not a section"))
-    target[path[-1]] = _listed(value) if path == ("security", "allowed_hosts") else value
+    target[path[-1]] = _listed(value) if path in _LISTS else value
+
+
+_LISTS = {
+    ("security", "allowed_hosts"),
+    ("tracing", "include_paths"),
+    ("tracing", "exclude_paths"),
+}
 
 
 def _listed(value: str) -> tuple[str, ...]:
-    return tuple(host.strip() for host in value.split(",") if host.strip())
+    return tuple(each.strip() for each in value.split(",") if each.strip())
 
 
 def _merge(target: dict[str, Any], source: Mapping[str, Any]) -> None:
@@ -591,6 +636,7 @@ _SECTIONS: dict[str, type[_Section]] = {
     "proxy": Proxy,
     "security": Security,
     "logging": Logging,
+    "tracing": Tracing,
     "scheduler": Scheduler,
     "providers": Provider,
 }

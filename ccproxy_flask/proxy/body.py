@@ -10,8 +10,6 @@ from ..errors import BodyTooLarge, ClientDisconnected
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ..usage import RequestReader
-
 PIECE = 64 << 10
 _LINGER_BYTES = 64 << 20
 _LINGER_SECONDS = 5.0
@@ -24,6 +22,13 @@ class Stream(Protocol):
         """Return *size* bytes, or fewer at the end."""
 
 
+class Watcher(Protocol):
+    """Sees a body pass."""
+
+    def feed(self, data: bytes, /) -> None:
+        """Take the next piece."""
+
+
 class RequestBody:
     """A body of *length* bytes, or in chunks where *length* is None.
 
@@ -32,9 +37,7 @@ class RequestBody:
     BodyTooLarge over *limit* bytes.
     """
 
-    def __init__(
-        self, stream: Stream, length: int | None, limit: int, reader: RequestReader
-    ) -> None:
+    def __init__(self, stream: Stream, length: int | None, limit: int, reader: Watcher) -> None:
         self._stream, self._limit, self._reader = stream, limit, reader
         self.length = length
         self.size = 0

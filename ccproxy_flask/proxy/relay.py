@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIEnvironment
 
     from ..serving import WireHeaders
+    from ..tracers import Trail
     from ..tracing import Trace
     from .inject import UsageRemover
     from .tap import Tap
@@ -40,10 +41,12 @@ class Relay(Response):
         trace: Trace,
         on_end: Callable[[BaseException | None], None],
         remover: UsageRemover | None = None,
+        trail: Trail | None = None,
     ) -> None:
         super().__init__(status=answer.status)
         self._answer, self._tap, self._trace = answer, tap, trace
         self._wire_headers, self._on_end, self._remover = headers, on_end, remover
+        self._trail = trail
         self._sent_whole = False
         self._error: BaseException | None = None
         self._closed = False
@@ -61,11 +64,14 @@ class Relay(Response):
     def pieces(self) -> Iterator[bytes]:
         """Yield the body as it comes; first nothing, where there is none yet, to send the head."""
         answer, tap, elapsed = self._answer, self._tap, self._trace.elapsed
+        traced = None if self._trail is None else self._trail.piece
         try:
             if not answer.ready:
                 yield b""
             while data := answer.read():
                 now = elapsed()
+                if traced is not None:
+                    traced(data)
                 try:
                     yield data if self._remover is None else self._remover.feed(data)
                 finally:

@@ -22,6 +22,7 @@ from ..errors import (
     error_body,
 )
 from ..settings import RESERVED_NAMES
+from ..tracers import Both
 from ..usage import PriceBook, RequestFacts, answer_reader, request_reader
 from . import headers as wire
 from .body import RequestBody, discard
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
     from ..record import RequestRecord
     from ..settings import Settings
+    from ..tracers import Trail, Trails
     from ..usage import RequestReader
     from .hangup import HangupWatch
 
@@ -67,6 +69,8 @@ class ProxyParts:
     watch: HangupWatch
     key_secret: bytes
     observe_gap: Callable[[RequestRecord, float], None]
+    trails: Trails | None = None
+    """Where whole exchanges are traced; None where they are not."""
 
 
 def init_app(app: Flask, parts: ProxyParts) -> None:
@@ -97,7 +101,8 @@ def forward(path: str) -> Response:  # noqa: ARG001  the raw path counts
     environ = request.environ
     headers = serving.request_headers(environ)
     raw_path, query = serving.raw_target(environ)
-    exchange = Exchange(parts, g.trace, environ, headers, raw_path, query)
+    trail = _trail(parts.trails, headers) if parts.trails is not None else None
+    exchange = Exchange(parts, g.trace, environ, headers, raw_path, query, trail)
     exchange.check()
     return exchange.run()
 
@@ -113,8 +118,10 @@ class Exchange:
         headers: wire.Headers,
         path: str,
         query: str,
+        trail: Trail | None = None,
     ) -> None:
         self._parts, self._trace, self._environ = parts, trace, environ
+        self._trail = trail
         self._headers, self._path, self._query = headers, path, query
         self._method: str = environ["REQUEST_METHOD"]
         self._named = wire.first_values(headers)
@@ -164,6 +171,10 @@ class Exchange:
         remover: UsageRemover | None,
     ) -> Response:
         self._watch()
+        if self._trail is not None:
+            is_whole = body is None or body.plain is not None or remover is not None
+            changed = body.whole if body is not None and remover is not None else None
+            self._trail.sends(call.base_url + call.target, call.headers, changed, is_whole)
         began = self._trace.elapsed()
         try:
             answer = self._parts.upstreams.send(call, self._line)
@@ -176,6 +187,8 @@ class Exchange:
         encoding = answer.named.get("content-encoding", "")
         tap = Tap(answer_reader(route.api, answer.status, content_type, encoding))
         self._note_head(answer, head_at)
+        if self._trail is not None:
+            self._trail.head(answer.status, answer.headers, content_type)
         return Relay(
             answer,
             self._answer_headers(answer),
@@ -183,6 +196,7 @@ class Exchange:
             self._trace,
             partial(self._end, route, tap, began, body, reader),
             remover if "event-stream" in content_type else None,
+            self._trail,
         )
 
     def _end(
@@ -196,6 +210,8 @@ class Exchange:
     ) -> None:
         self._unwatch()
         self._note_sent(began, body, reader)
+        if self._trail is not None:
+            self._trail.end(error)
         record = self._trace.record
         if error is not None:
             tracing.note_error_in(record, error)
@@ -227,11 +243,12 @@ class Exchange:
 
     def _body(self, reader: RequestReader) -> RequestBody | None:
         limit = self._parts.settings.proxy.max_body_bytes
+        watcher = reader if self._trail is None else Both(reader.feed, self._trail.feed)
         length = self._named.get("content-length")
         if length is None:
             if "chunked" not in self._named.get("transfer-encoding", "").lower():
                 return None
-            return RequestBody(self._environ["wsgi.input"], None, limit, reader)
+            return RequestBody(self._environ["wsgi.input"], None, limit, watcher)
         if not length.isdigit():
             raise BadRequest(f"content-length {length[:20]!r} is not a number")
         if int(length) > limit:
@@ -241,7 +258,7 @@ class Exchange:
             )
         if int(length) == 0:
             return None
-        return RequestBody(self._environ["wsgi.input"], int(length), limit, reader)
+        return RequestBody(self._environ["wsgi.input"], int(length), limit, watcher)
 
     def _call(self, route: Route, body: RequestBody | None) -> tuple[Call, UsageRemover | None]:
         options, upstream = self._parts.settings.proxy, route.upstream
@@ -346,6 +363,7 @@ def _own_error(error: ProxyError) -> Response:
     if isinstance(error, BodyTooLarge | HeadersTooLarge):
         request.environ.get("ccproxy.force_close", lambda: None)()
         answer.call_on_close(partial(discard, request.environ["wsgi.input"]))
+    _trace_own(answer, error)
     return answer
 
 
@@ -353,7 +371,25 @@ def _nobody_listens(error: ClientDisconnected) -> Response:
     tracing.note_error(error)
     g.trace.record.client_disconnected = True
     request.environ.get("ccproxy.force_close", lambda: None)()
-    return Response(status=499)
+    answer = Response(status=499)
+    _trace_own(answer, error)
+    return answer
+
+
+def _trail(trails: Trails, headers: wire.Headers) -> Trail | None:
+    """Begin the trail of the current request; where it fails before it is passed on, too."""
+    path, query = serving.raw_target(request.environ)
+    target = f"{path}?{query}" if query else path
+    found = trails.begin(g.trace.record.request_id, request.method, target, headers)
+    g.trail = found
+    return found
+
+
+def _trace_own(answer: Response, error: BaseException) -> None:
+    """Trace an *answer* that is not the upstream's."""
+    trail: Trail | None = g.get("trail")
+    if trail is not None:
+        trail.answered(answer.status_code, list(answer.headers), answer.get_data(), error)
 
 
 def _defect(error: Exception) -> Response:
