@@ -135,6 +135,8 @@ class Server:
         """Wait for *count* records and return them, oldest first."""
 
         def found() -> list[dict[str, Any]] | None:
+            if self.request("GET", "/logs/query?limit=1")[0] == 503:
+                return None  # the recorder is still starting
             rows = self.get_json("/logs/query", limit=10000, **query)["results"]
             return rows if len(rows) >= count else None
 
