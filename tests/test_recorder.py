@@ -119,6 +119,7 @@ def test_stops_at_a_signal_and_stores_what_is_there(tmp_path, settings, writer):
     assert stored_ids(settings.duckdb_path) == [record.request_id for record in records]
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments_it_stores_everything_once(tmp_path, settings, writer, remote):
     """kill -9 again and again, while records keep coming: no row is missing, none is double."""
     random.seed(20261121)
@@ -157,6 +158,7 @@ WRITE_FOREVER = textwrap.dedent("""
 """)
 
 
+@pytest.mark.slow
 def test_killed_workers_leave_one_row_for_each_request(tmp_path, settings, remote):
     """kill -9 of several processes in the middle of their writing: every request has one row."""
     env = {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "PATH": os.environ["PATH"]}
@@ -227,6 +229,29 @@ def test_dies_with_its_parent(tmp_path, settings, remote):
         wait_until(lambda: row_count(remote) == 0)
         parent.kill()
     wait_until(lambda: not is_running(pid), seconds=1.5)
+
+
+def test_recorder_that_hangs_does_not_hang_the_status(tmp_path, settings, remote):
+    """A recorder that is stopped, not dead, is said to be away within seconds."""
+    with recorder_process(tmp_path) as recorder:
+        wait_until(lambda: row_count(remote) == 0)
+        recorder.process.send_signal(signal.SIGSTOP)
+        began = time.monotonic()
+        assert reason_of(remote.status) == "the recorder does not answer"
+        assert time.monotonic() - began < 4
+        recorder.process.send_signal(signal.SIGCONT)
+        wait_until(lambda: row_count(remote) == 0)
+
+
+def test_database_that_cannot_be_made_leaks_nothing(tmp_path):
+    """A path that can be no database is refused with the reason, and nothing stays open."""
+    (tmp_path / "file").write_text("")
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for path in (tmp_path, tmp_path / "file" / "metrics.duckdb"):
+        for _ in range(3):
+            with pytest.raises((StoreUnavailable, OSError)):
+                DuckDBStore(path)
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
 def is_running(pid: int) -> bool:

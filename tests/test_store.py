@@ -490,7 +490,7 @@ def test_settings_bound_what_queries_take(direct: DuckDBStore) -> None:
         rows = cursor.execute("SELECT name, value FROM duckdb_settings()").fetchall()
     values = dict(rows)
     assert values["threads"] == str(database.THREADS)
-    assert values["memory_limit"] == "488.2 MiB"
+    assert values["memory_limit"] == "244.1 MiB"
 
 
 def test_appending_while_queries_run(direct: DuckDBStore) -> None:

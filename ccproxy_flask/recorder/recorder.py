@@ -42,6 +42,8 @@ log = structlog.get_logger(__name__)
 _IDLE_SECONDS = 0.1
 _TURN_SECONDS = 0.1
 _DRAIN_SECONDS = 10.0
+# The rest stays in the journal, for the recorder of the next parent.
+_ORPHAN_SECONDS = 0.3
 _LONGEST_PAUSE = 2.0
 _REMIND_SECONDS = 30.0
 _STARTING = "the recorder is starting"
@@ -61,14 +63,16 @@ class Recorder:
         self._ingest: Ingest | None = None
         self._ingesting = threading.Lock()
         self._stopping = threading.Event()
+        self._drain_seconds = _DRAIN_SECONDS
         self._reason: str | None = _STARTING
         self._reminded_at = float("-inf")
         self._failures = 0
         self.ready = threading.Event()
         """Set when it has the store open for the first time, or another recorder has its turn."""
 
-    def stop(self) -> None:
-        """Ask :meth:`run` to store what is there and to return."""
+    def stop(self, seconds: float = _DRAIN_SECONDS) -> None:
+        """Ask :meth:`run` to store what is there, for so long at most, and to return."""
+        self._drain_seconds = seconds
         self._stopping.set()
 
     @property
@@ -133,7 +137,7 @@ class Recorder:
         return False
 
     def _drain(self) -> None:
-        deadline = time.monotonic() + _DRAIN_SECONDS
+        deadline = time.monotonic() + self._drain_seconds
         while self._turn() and time.monotonic() < deadline:
             pass
 
@@ -292,7 +296,8 @@ def watch_parent(parent: int, recorder: Recorder, interval: float = 0.2) -> None
     def watch() -> None:
         while os.getppid() == parent and not recorder.stopping:
             time.sleep(interval)
-        recorder.stop()
+        if not recorder.stopping:
+            recorder.stop(_ORPHAN_SECONDS)
 
     threading.Thread(target=watch, daemon=True, name="parent-watch").start()
 

@@ -28,7 +28,9 @@ log = structlog.get_logger(__name__)
 THREADS = 4
 """How many questions are answered beside each other; others wait."""
 _LONGEST_QUESTION = 1 << 20
-_LONGEST_ANSWER_IN_MEMORY = 64 << 20
+_PIECE = 256 << 10
+# A big answer is handed over piece by piece, as the worker takes it.
+_LONGEST_UNSENT = 1 << 20
 
 Answer = tuple[bytes, dict[str, Any]]
 
@@ -58,7 +60,7 @@ class Questions:
             (FACTS_HEADER, orjson.dumps(facts).decode()),
         ]
         start_response(status, headers)
-        return [body]
+        return (body[begin : begin + _PIECE] for begin in range(0, len(body), _PIECE))
 
     def _answered(self, environ: WSGIEnvironment) -> tuple[str, Answer]:
         view = self._views.get(environ["PATH_INFO"])
@@ -107,8 +109,8 @@ class SocketServer:
             unix_socket_perms="600",
             threads=THREADS,
             max_request_body_size=_LONGEST_QUESTION,
-            outbuf_overflow=_LONGEST_ANSWER_IN_MEMORY,
-            outbuf_high_watermark=_LONGEST_ANSWER_IN_MEMORY,
+            outbuf_overflow=4 * _LONGEST_UNSENT,  # so that nothing goes through a file on disk
+            outbuf_high_watermark=_LONGEST_UNSENT,
             connection_limit=200,
             asyncore_use_poll=True,
             ident="ccproxy-recorder",

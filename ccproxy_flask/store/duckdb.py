@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 SCHEMA_VERSION = 1
-MEMORY_LIMIT = "512MB"
+MEMORY_LIMIT = "256MB"
 """Of DuckDB's buffers; a query that needs more spills to disk."""
 THREADS = 2
 """Of queries and inserts together: most of the machine is for the workers."""
@@ -54,6 +54,7 @@ _SQL_TYPES: dict[type, str] = {
     Decimal: "DECIMAL(20,10)",
 }
 COLUMN_SQL: dict[str, str] = {name: _SQL_TYPES[COLUMN_TYPES[name]] for name in COLUMNS}
+_LARGEST_ROW = 2 << 20  # DuckDB takes memory for several of these
 _NEEDED = ("request_id", "timestamp")
 _NAMES = ", ".join(COLUMNS)
 _SHOWN = ", ".join(
@@ -105,21 +106,24 @@ class DuckDBStore:
         self._batch = _BatchFile()
         try:
             self._connection = self._opened()
-        except StoreUnavailable:
+        except (StoreUnavailable, OSError):
             self._batch.close()
             raise
-        self._inode = self.path.stat().st_ino
         self._insert = (
             f"INSERT INTO access_logs ({_NAMES}) SELECT {_NAMES} FROM "  # noqa: S608  our names
-            f"read_json('{self._batch.path}', format='newline_delimited', columns={COLUMN_SQL})"
+            f"read_json('{self._batch.path}', format='newline_delimited', columns={COLUMN_SQL}, "
+            f"maximum_object_size={_LARGEST_ROW})"
         )
         self._insert_missing = (
             f"{self._insert} AS new WHERE NOT EXISTS "  # noqa: S608  our names
             "(SELECT 1 FROM access_logs AS old WHERE old.request_id = new.request_id)"
         )
-        with self.questions() as cursor:
-            found = cursor.execute("SELECT max(timestamp) FROM access_logs").fetchone()
-        self._last_write = found[0].replace(tzinfo=UTC) if found and found[0] else None
+        try:
+            self._inode = self.path.stat().st_ino
+            self._last_write = self._newest()
+        except (StoreUnavailable, OSError):
+            self.close()
+            raise
 
     # -- opening -----------------------------------------------------------------------------------
 
@@ -145,6 +149,11 @@ class DuckDBStore:
             connection.close()
             raise
         return connection
+
+    def _newest(self) -> datetime | None:
+        with self.questions() as cursor:
+            found = cursor.execute("SELECT max(timestamp) FROM access_logs").fetchone()
+        return found[0].replace(tzinfo=UTC) if found and found[0] else None
 
     def is_in_place(self) -> bool:
         """False where the file was removed or replaced under our hands."""

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 FACTS_HEADER = "x-ccproxy-facts"
 """What there is to say of an answer besides its rows, as JSON."""
 _TIMEOUT_SECONDS = 35.0
+_STATUS_SECONDS = 3.0
 _LONGEST_REASON = 65_536
 
 
@@ -58,7 +59,7 @@ class RemoteStore:
 
     def status(self) -> StoreStatus:
         """Return the state of the store and of the recorder."""
-        text, _ = self._ask("/status", {})
+        text, _ = self._ask("/status", {}, min(self._timeout, _STATUS_SECONDS))
         return StoreStatus.from_wire(text)
 
     def reset(self) -> int:
@@ -66,8 +67,10 @@ class RemoteStore:
         text, _ = self._ask("/reset", {})
         return int(orjson.loads(text)["deleted"])
 
-    def _ask(self, path: str, asked: dict[str, Any]) -> tuple[bytes, dict[str, Any]]:
-        connection = _UnixConnection(self._path, self._timeout)
+    def _ask(
+        self, path: str, asked: dict[str, Any], timeout: float | None = None
+    ) -> tuple[bytes, dict[str, Any]]:
+        connection = _UnixConnection(self._path, timeout or self._timeout)
         try:
             connection.request("POST", path, orjson.dumps(asked))
             answer = connection.getresponse()
