@@ -2,7 +2,8 @@
 
 The worker of the proxy (or of nginx) has one core to itself, everything else the other ones.
 Targets take turns in each round, so that a disturbance of the machine hits all of them. Each figure
-is that of the best round: whatever else the machine does only ever makes it worse.
+is that of the best round: whatever else the machine does only ever makes it worse. Memory is that
+of the worst.
 """
 
 from __future__ import annotations
@@ -170,7 +171,7 @@ def _print_table(figures: Figures) -> None:
     print(f"| | {' | '.join(names)} | ccproxy : nginx |")
     print(f"| --- |{' ---: |' * (len(names) + 1)}")
     for title, key, form in _ROWS:
-        better = max if "/s" in title else min
+        better = max if "/s" in title or "memory" in title else min
         best = {name: better(figures[name][key], default=0.0) for name in names}
         cells = [form.format(best[name]) if figures[name][key] else "" for name in names]
         ratio = f"{best['ccproxy'] / best['nginx']:.2f}" if best["nginx"] else ""
