@@ -36,7 +36,10 @@ HOMES = {
     "waitress": {"recorder/server.py"},
 }
 # The one place that reads it for settings; the others see to what the Prometheus library reads.
-READS_ENVIRONMENT = {"settings.py", "gunicorn_config.py", "metrics.py"}
+READS_ENVIRONMENT = {
+    *("settings.py", "gunicorn_config.py", "metrics.py"),
+    *("cli/run.py", "cli/keeper.py"),  # they start other programs in it
+}
 
 
 @cache
