@@ -1,0 +1,32 @@
+"""The command line, ``ccproxy-flask``: see docs/cli.md.
+
+Each command is a module; all of them end with 0 where everything went well, 1 where something did
+not work, 2 where the command or a setting is wrong, and `run` with the exit code of its client.
+"""
+
+from __future__ import annotations
+
+import click
+
+from ccproxy_flask import __version__
+
+from .config import config
+from .logs import logs
+from .run import run
+from .serve import serve
+from .trace import trace
+
+__all__ = ["main"]
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, package_name="ccproxy-flask")
+def main() -> None:
+    """A transparent proxy that records what your LLM traffic is.
+
+    Settings come from the environment, .env and TOML files; `config show` shows them.
+    """
+
+
+for _command in (serve, run, logs, trace, config):
+    main.add_command(_command)

@@ -1,0 +1,148 @@
+"""Rows and events as text for a terminal. Pure."""
+
+from __future__ import annotations
+
+import re
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+_WIDEST = 60
+# What a terminal could take for a command, or shows in another order than it is.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]+")
+_UNKNOWN = "-"
+
+
+def printable(text: str) -> str:
+    """Return *text* in one line, without what a terminal could take for a command."""
+    return _CONTROL.sub(" ", text)
+
+
+def table(names: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Return *rows* below *names* in columns; numbers to the right, long texts cut."""
+    cells = [[_cell(value) for value in row] for row in rows]
+    is_number = [
+        any(isinstance(row[at], int | float | Decimal) for row in rows) for at in range(len(names))
+    ]
+    widths = [
+        max([len(names[at]), *(len(row[at]) for row in cells)], default=0)
+        for at in range(len(names))
+    ]
+    lines = []
+    for row in ([printable(name) for name in names], *cells):
+        padded = (
+            cell.rjust(width) if right else cell.ljust(width)
+            for cell, width, right in zip(row, widths, is_number, strict=True)
+        )
+        lines.append("  ".join(padded).rstrip())
+    return "\n".join(lines) + "\n"
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return _UNKNOWN
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, Decimal):
+        return format(value, "f")
+    text = printable(str(value))
+    return text if len(text) <= _WIDEST else text[: _WIDEST - 1] + "…"
+
+
+ROW_NAMES = (
+    "time", "status", "method", "path", "model", "ms", "input", "cached", "output", "USD", "error",
+)  # fmt: skip
+
+
+def row_cells(row: Mapping[str, Any]) -> tuple[object, ...]:
+    """Return the cells of a record, under :data:`ROW_NAMES`."""
+    return (
+        _clock(row.get("timestamp")),
+        row.get("status_code"),
+        row.get("method"),
+        row.get("path"),
+        row.get("model"),
+        _whole(row.get("duration_ms")),
+        all_input(row),
+        row.get("cache_read_tokens"),
+        row.get("tokens_output"),
+        _decimal(row.get("cost_usd")),
+        row.get("error_type"),
+    )
+
+
+def all_input(row: Mapping[str, Any]) -> int | None:
+    """Return all input tokens of a record, cached ones too; None where none are known."""
+    parts = [row.get(f) for f in ("tokens_input", "cache_read_tokens", "cache_write_tokens")]
+    known = [part for part in parts if part is not None]
+    return sum(known) if known else None
+
+
+def event_line(event: Mapping[str, Any]) -> str:
+    """Return the line of a `request_…` event of the stream."""
+    row = event.get("data") or {}
+    parts = [_clock(row.get("timestamp"))]
+    if event.get("type") == "request_start":
+        parts.append("...")
+    else:
+        parts.append(str(row.get("status_code") or "---"))
+    parts += [str(row.get("method") or ""), str(row.get("path") or "")]
+    parts += _outcome(row)
+    return printable(" ".join(part for part in parts if part))
+
+
+def _outcome(row: Mapping[str, Any]) -> list[str]:
+    """Return what is known of how a request went, each with its unit."""
+    parts = [str(row["model"])] if row.get("model") else []
+    if (took := row.get("duration_ms")) is not None:
+        parts.append(f"{Decimal(took) / 1000:.2f}s")
+    if (tokens := all_input(row)) is not None:
+        parts.append(f"in {tokens:,}")
+    if row.get("cache_read_tokens"):
+        parts.append(f"(cached {row['cache_read_tokens']:,})")
+    if row.get("tokens_output") is not None:
+        parts.append(f"out {row['tokens_output']:,}")
+    if (cost := _decimal(row.get("cost_usd"))) is not None:
+        parts.append(money(cost))
+    if row.get("error_type"):
+        told = row.get("error_message")
+        parts.append(f"{row['error_type']}: {told}" if told else str(row["error_type"]))
+    return parts
+
+
+def money(usd: Decimal) -> str:
+    """Return an amount as it is said: cents, and where there is less than a dollar more digits."""
+    amount = abs(usd)
+    digits = 2 if amount >= 1 or not amount else 4 if amount >= Decimal("0.01") else 6
+    return f"${usd:,.{digits}f}"
+
+
+def summary_lines(summary: Mapping[str, Any]) -> list[str]:
+    """Return the `summary` of /logs/analytics as lines."""
+    read, written = summary["total_cache_read_tokens"], summary["total_cache_write_tokens"]
+    given = (summary["total_tokens_input"] or 0) + (read or 0) + (written or 0)
+    requests, errors = summary["total_requests"], summary["total_error_requests"]
+    first = f"{requests:,} request{'' if requests == 1 else 's'}"
+    if errors:
+        first += f", {errors:,} with errors"
+    first += f" · {given:,} tokens in"
+    if read or written:
+        first += f" ({read or 0:,} read from and {written or 0:,} written to caches)"
+    first += f" · {summary['total_tokens_output'] or 0:,} out"
+    cost = summary["total_cost_usd"]
+    return [first, "cost: unknown" if cost is None else f"cost: {money(Decimal(str(cost)))}"]
+
+
+def _clock(stamp: object) -> str:
+    """Return `2026-11-21T02:19:00.123456Z` without the fraction."""
+    return re.sub(r"\.\d+", "", str(stamp)) if stamp else _UNKNOWN
+
+
+def _whole(value: Any) -> int | None:
+    return None if value is None else round(value)
+
+
+def _decimal(value: Any) -> Decimal | None:
+    return None if value is None else Decimal(str(value))
