@@ -113,10 +113,15 @@ def kept_query(query: str) -> str | None:
         return None
     pairs = parse_qsl(query[:_LONGEST_QUERY], keep_blank_values=True)
     shown = [
-        (name, scrub(value)) if name.lower() in _KEPT_QUERY else (_kept_name(name), REDACTED)
+        (name, scrub(value)) if keeps_parameter(name) else (_kept_name(name), REDACTED)
         for name, value in pairs
     ]
     return urlencode(shown, safe="*[]", errors="replace") or None
+
+
+def keeps_parameter(name: str) -> bool:
+    """True where the value of the query parameter *name* may be kept."""
+    return name.lower() in _KEPT_QUERY
 
 
 def _kept_name(name: str) -> str:

@@ -12,7 +12,7 @@ import binascii
 import re
 from email.message import Message
 from typing import TYPE_CHECKING, Any, NamedTuple
-from urllib.parse import parse_qsl, unquote, unquote_plus, urlencode
+from urllib.parse import parse_qsl, quote, unquote, unquote_plus, urlencode
 
 import orjson
 
@@ -85,11 +85,12 @@ class Redactor:
         for user in _USER_IN_URL.findall(url):
             self.learn(user.replace(":", " "))
             self.learn(unquote(user).replace(":", " "))
-        for pair in url.partition("?")[2].split("&"):
+        for pair in url.partition("?")[2].partition("#")[0].split("&"):
             name, _, value = pair.partition("=")
-            if value and redact.kept_query(pair) == f"{name}={REDACTED}":
-                self._add(value)
-                self._add(unquote_plus(value))
+            if not redact.keeps_parameter(name):
+                value = value or name  # a parameter without a name
+                for form in (value, unquote_plus(value), quote(unquote_plus(value), safe="")):
+                    self._add(form)
 
     def learn_value(self, value: object) -> None:
         """Remember the texts that are hidden in a parsed JSON *value*."""

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, NamedTuple
-from urllib.parse import urlsplit
 
 import orjson
 
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
 
 STATUS = ":status"
 REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+_ORIGIN = re.compile(r"\A[a-z]+://[^/?]*")
 _MOST_OPEN = 4096
 _MOST_ENDED = 1024
 _MOST_CHUNKS = 100_000
@@ -323,9 +323,7 @@ def _raw_request(exchange: Exchange, known: Redactor, body: str) -> str:
     if exchange.request is None:
         return ""
     target = known.url(exchange.url)
-    parts = urlsplit(target)
-    if parts.scheme and parts.netloc:
-        target = target.removeprefix(f"{parts.scheme}://{parts.netloc}") or "/"
+    target = _ORIGIN.sub("", target) or "/"
     line = f"{known.words(exchange.method)} {target} HTTP/1.1"
     return _raw(line, known.headers(exchange.request.headers), body)
 
