@@ -663,15 +663,15 @@ def test_configured_key_is_sent_where_the_client_sends_none(
 
 def test_keys_are_told_apart_but_not_kept(server: Server, tmp_path_factory: object) -> None:
     """Two keys have two ids, the same key has one, and no piece of a key is on disk or in logs."""
-    secrets = ["sk-ant-api03-canaryAAAA", "sk-ant-api03-canaryBBBB"]
+    secrets = ["sk-ant-api03-goldfinchAAAA", "sk-ant-api03-goldfinchBBBB"]
     for key in (*secrets, secrets[0]):
-        server.request("POST", "/v1/messages?key=canaryQUERY", MESSAGE, {"x-api-key": key})
+        server.request("POST", "/v1/messages?key=goldfinchQUERY", MESSAGE, {"x-api-key": key})
 
     first, second, third = server.records(3)
     assert first["api_key_id"] == third["api_key_id"] != second["api_key_id"]
     for path in server.home.rglob("*"):
         if path.is_file():
-            assert b"canary" not in path.read_bytes(), path
+            assert b"goldfinch" not in path.read_bytes(), path
 
 
 def test_sessions_are_recorded(server: Server) -> None:
