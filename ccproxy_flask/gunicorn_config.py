@@ -67,6 +67,8 @@ limit_request_field_size = 256 << 10
 # Header names with underscores are passed on like any other; nothing here is taken from them.
 header_map = "dangerous"
 forwarder_headers = ""
+# Nobody's word is taken for anything, so there is nobody to tell apart.
+forwarded_allow_ips = "*"
 secure_scheme_headers: dict[str, str] = {}
 permit_unconventional_http_method = True
 control_socket_disable = True

@@ -78,9 +78,9 @@ class LineWriter:
     def flush(self) -> None:
         """Write what was taken so far."""
         lines = list(self._taken())
-        if self._left_out:
-            lines.append(f"log_lines_left_out count={self._left_out}")
-            self._left_out = 0
+        left_out, self._left_out = self._left_out, 0
+        if left_out:
+            lines.append(f"log_lines_left_out count={left_out}")
         data = ("\n".join(lines) + "\n").encode("utf-8", "replace") if lines else b""
         while data:
             try:
