@@ -10,11 +10,11 @@ import click
 
 from ccproxy_flask import __version__
 
-from .config import config
-from .logs import logs
-from .run import run
-from .serve import serve
-from .trace import trace
+from .config import config_commands
+from .logs import logs_commands
+from .run import run_command
+from .serve import serve_command
+from .trace import trace_commands
 
 __all__ = ["main"]
 
@@ -28,5 +28,5 @@ def main() -> None:
     """
 
 
-for _command in (serve, run, logs, trace, config):
+for _command in (serve_command, run_command, logs_commands, trace_commands, config_commands):
     main.add_command(_command)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ccproxy_flask.settings import has_operator_pages
+from ccproxy_flask.settings import Settings, has_operator_pages
 
 from .remote import CommandError, local_url, settings
 
@@ -17,33 +17,41 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-    from ccproxy_flask.settings import Settings
-
 _HIDDEN = "***"
 # A user and a password in an address.
 _PASSWORD = re.compile(r"(?<=//)[^/@\s]+(?=@)")
 
 
-@click.group()
-def config() -> None:
+@click.group("config")
+def config_commands() -> None:
     """Show and check the settings (docs/configuration.md)."""
 
 
-@config.command("show")
+@config_commands.command("show")
 @click.option(
     "--format", "form", type=click.Choice(["toml", "json"]), default="toml", show_default=True
 )
 @click.option("--set", "only_set", is_flag=True, help="Only what differs from the default.")
 def show_command(form: str, only_set: bool) -> None:
     """Show all settings, secrets hidden."""
-    shown = _masked(settings().model_dump(exclude_defaults=only_set))
+    configured = settings()
+    found = configured.model_dump(exclude_defaults=only_set)
+    if only_set and "providers" in found:
+        built_in = Settings().providers
+        own = {
+            n: it
+            for n, it in found["providers"].items()
+            if configured.providers[n] != built_in.get(n)
+        }
+        found = {**found, "providers": own}
+    shown = _masked({name: it for name, it in found.items() if it != {}})
     if form == "json":
         click.echo(json.dumps(shown, indent=2))
     else:
         click.echo("\n".join(_toml(shown, ())).strip())
 
 
-@config.command("check")
+@config_commands.command("check")
 def check_command() -> None:
     """Tell whether the proxy could start with these settings.
 

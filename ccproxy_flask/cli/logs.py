@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import json
 import re
 import sys
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
     Command = Callable[..., None]
 
-_MOST_OF_A_PAGE = 10_000
+MOST_OF_A_PAGE = 10_000
 # Three heartbeats of the stream.
 _SILENCE_SECONDS = 45.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 5.0
@@ -90,34 +91,35 @@ def _given(where: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-@click.group()
-def logs() -> None:
+@click.group("logs")
+def logs_commands() -> None:
     """Ask a running proxy for its records.
 
     The address and, where one is needed, SECURITY__AUTH_TOKEN are those of the settings.
     """
 
 
-@logs.command()
+@logs_commands.command()
 @click.option("--limit", type=click.IntRange(1), default=20, show_default=True, help="Most rows.")
 @_format("table", "json", "jsonl")
 @_filtered_by_time
 def query(url: str | None, limit: int, form: str, **where: Any) -> None:
     """Show records, newest first."""
-    rows = _rows(remote(url), _given(where), limit)
+    found = rows(remote(url), _given(where), limit)
     if form == "jsonl":
-        for row in rows:
+        for row in found:
             click.echo(json.dumps(row))
     elif form == "json":
-        click.echo(json.dumps(list(rows), indent=2))
+        click.echo(json.dumps(list(found), indent=2))
     else:
-        click.echo(table(ROW_NAMES, [row_cells(row) for row in rows]), nl=False)
+        click.echo(table(ROW_NAMES, [row_cells(row) for row in found]), nl=False)
 
 
-def _rows(proxy: Remote, where: dict[str, Any], limit: int) -> Iterator[dict[str, Any]]:
+def rows(proxy: Remote, where: dict[str, Any], limit: int) -> Iterator[dict[str, Any]]:
+    """Give the newest *limit* records that *where* keeps, page by page."""
     cursor: dict[str, Any] = {}
     while limit > 0:
-        page = proxy.json("/logs/query", {**where, **cursor, "limit": min(limit, _MOST_OF_A_PAGE)})
+        page = proxy.json("/logs/query", {**where, **cursor, "limit": min(limit, MOST_OF_A_PAGE)})
         yield from page["results"]
         limit -= page["count"]
         if not page["has_more"]:
@@ -125,7 +127,7 @@ def _rows(proxy: Remote, where: dict[str, Any], limit: int) -> Iterator[dict[str
         cursor = {"cursor": page["next_cursor"]}
 
 
-@logs.command()
+@logs_commands.command()
 @click.option("--hours", type=click.IntRange(1, 168), help="The last hours. [default: 24]")
 @_format("table", "json")
 @_filtered_by_time
@@ -144,7 +146,7 @@ def stats_lines(found: dict[str, Any]) -> Iterator[str]:
     yield from summary_lines(found["summary"])
 
 
-@logs.command()
+@logs_commands.command()
 @click.option(
     "--format", "form", type=click.Choice(["csv", "jsonl", "parquet"]), default="csv",
     show_default=True,
@@ -192,7 +194,7 @@ def _whole_file(path: Path) -> Iterator[BinaryIO]:
         partial.unlink(missing_ok=True)
 
 
-@logs.command()
+@logs_commands.command()
 @click.option("--starts", is_flag=True, help="Show requests when they start, too.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 @click.option("--count", type=click.IntRange(1), help="End after this number of lines.")
@@ -245,7 +247,7 @@ def _stream(proxy: Remote, where: dict[str, Any], reader: EventReader) -> Iterat
             yield from reader.feed(piece)
 
 
-@logs.command()
+@logs_commands.command()
 @click.argument("text", metavar="SELECT")
 @_format("table", "json", "csv")
 @url_option
@@ -254,4 +256,10 @@ def sql(url: str | None, text: str, form: str) -> None:
     if text == "-":
         text = sys.stdin.read()
     found = remote(url).json("/logs/sql", body=json.dumps({"sql": text}).encode())
-    click.echo(json.dumps(found))
+    names, answers = found["columns"], found["rows"]
+    if form == "table":
+        click.echo(table(names, answers), nl=False)
+    elif form == "json":
+        click.echo(json.dumps([dict(zip(names, row, strict=True)) for row in answers], indent=2))
+    else:
+        csv.writer(sys.stdout, lineterminator="\n").writerows([names, *answers])

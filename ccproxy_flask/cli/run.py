@@ -45,10 +45,12 @@ _SETTLED_SECONDS = 0.5
 _LOOK_SECONDS = 0.1
 
 
-@click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@click.command(
+    "run", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False}
+)
 @url_option
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
-def run(url: str | None, command: tuple[str, ...]) -> None:
+def run_command(url: str | None, command: tuple[str, ...]) -> None:
     """Run a client through the proxy, and tell what it cost.
 
     COMMAND is started with ANTHROPIC_BASE_URL, OPENAI_BASE_URL and GOOGLE_GEMINI_BASE_URL set to

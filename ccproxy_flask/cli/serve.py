@@ -42,11 +42,11 @@ def settings_with(host: str | None, port: int | None, workers: int | None) -> Se
         raise CommandError(str(error), 2) from None
 
 
-@click.command()
+@click.command("serve")
 @click.option("--host", help="The address to listen on. [default: the settings]")
 @click.option("--port", type=click.IntRange(0, 65535), help="The port to listen on.")
 @click.option("--workers", type=click.IntRange(1, 256), help="How many processes pass requests on.")
-def serve(host: str | None, port: int | None, workers: int | None) -> None:
+def serve_command(host: str | None, port: int | None, workers: int | None) -> None:
     """Start the proxy and print where it is.
 
     It runs in the foreground until SIGTERM or Ctrl-C; requests in flight may end.

@@ -23,9 +23,7 @@ def printable(text: str) -> str:
 def table(names: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """Return *rows* below *names* in columns; numbers to the right, long texts cut."""
     cells = [[_cell(value) for value in row] for row in rows]
-    is_number = [
-        any(isinstance(row[at], int | float | Decimal) for row in rows) for at in range(len(names))
-    ]
+    is_number = [any(_is_number(row[at]) for row in rows) for at in range(len(names))]
     widths = [
         max([len(names[at]), *(len(row[at]) for row in cells)], default=0)
         for at in range(len(names))
@@ -38,6 +36,10 @@ def table(names: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
         )
         lines.append("  ".join(padded).rstrip())
     return "\n".join(lines) + "\n"
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float | Decimal) and not isinstance(value, bool)
 
 
 def _cell(value: object) -> str:

@@ -12,19 +12,19 @@ from ccproxy_flask.tracers.files import read_trace
 from .remote import CommandError, settings
 
 
-@click.group()
-def trace() -> None:
+@click.group("trace")
+def trace_commands() -> None:
     """Show exchanges that were kept as files (TRACING__FILE)."""
 
 
-@trace.command("show")
+@trace_commands.command("show")
 @click.argument("request_id")
 def show_command(request_id: str) -> None:
     """Show the exchange of REQUEST_ID: heads, bodies, events with their times."""
     click.echo(tracers.show(_kept(request_id)), nl=False)
 
 
-@trace.command("curl")
+@trace_commands.command("curl")
 @click.argument("request_id")
 def curl_command(request_id: str) -> None:
     """Print a curl command that sends the request of REQUEST_ID again."""
