@@ -28,7 +28,7 @@ def banner(settings: Settings, addresses: Sequence[str]) -> str:
     *addresses* are URLs (``http://127.0.0.1:8000``) or ``unix:`` paths, the first of which the
     clients are told. Nothing secret is in the text.
     """
-    url = _reachable(addresses[0])
+    url = reachable(addresses[0])
     widest = max(len(client) for client, _ in CLIENTS)
     lines = [
         f"ccproxy listens on {', '.join(addresses)}",
@@ -41,7 +41,8 @@ def banner(settings: Settings, addresses: Sequence[str]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _reachable(address: str) -> str:
+def reachable(address: str) -> str:
+    """Return the URL at which clients of this machine find what listens on *address*."""
     for any_address, own in _ANY_ADDRESS.items():
         if address.startswith(any_address):
             return own + address.removeprefix(any_address)

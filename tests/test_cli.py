@@ -518,6 +518,28 @@ def test_commands_share_the_proxy_they_started(tmp_path, home):
     assert endings == [(143, True, False), (143, False, False)]
 
 
+def test_proxy_of_a_killed_command_is_stopped_by_the_next(cli, tmp_path, home):
+    """A command that is killed leaves its proxy running; the next one uses and stops it."""
+    port = int(home["CCPROXY_PORT"])
+    with started("run", "--", "sh", "-c", "echo $$; exec sleep 60", env=home, cwd=tmp_path) as lost:
+        client = int(lost.stdout.readline())
+        lost.kill()
+        lost.wait(10)
+        os.kill(client, signal.SIGKILL)
+    assert answers(port)
+    told = cli("run", "true", env=home)
+    assert (told.returncode, "started" in told.stderr) == (0, False)
+    assert not answers(port)
+
+
+def test_proxy_on_any_address_is_found_on_this_machine(cli, home):
+    """A proxy that listens on all addresses is reached through the loopback one."""
+    everywhere = {"CCPROXY_HOST": "0.0.0.0", "SECURITY__AUTH_TOKEN": TOKEN}  # noqa: S104  meant
+    told = cli("run", "sh", "-c", "echo $OPENAI_BASE_URL", env=home | everywhere)
+    assert told.stdout == f"http://127.0.0.1:{home['CCPROXY_PORT']}/v1\n"
+    assert "no request came through" in told.stderr
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1])
 def test_run_passes_signals_on(ask, server, number):
     """A signal sent to the command reaches the client, once, and the client decides."""

@@ -81,6 +81,21 @@ def test_installed_wheel_serves_outside_the_checkout(installed, tmp_path):
         assert "ccproxy_" in requests.get(f"{url}/metrics", timeout=5).text
 
 
+def test_installed_wheel_has_its_command(installed, tmp_path):
+    """The wheel brings the script `ccproxy-flask`, which works from an empty directory."""
+    script = (
+        "import sys\nfrom importlib.metadata import entry_points\n"
+        "[found] = entry_points(group='console_scripts', name='ccproxy-flask')\n"
+        "sys.argv = ['ccproxy-flask', 'config', 'check']\nfound.load()()\n"
+    )
+    env = {"HOME": str(tmp_path), "PATH": os.environ["PATH"]}
+    told = subprocess.run(
+        [installed, "-c", script], cwd=tmp_path, env=env, capture_output=True, check=False
+    )
+    assert (told.returncode, told.stderr) == (0, b"")
+    assert told.stdout.startswith(b"The settings are right.")
+
+
 @contextlib.contextmanager
 def served(python: Path, directory: Path):
     """Start the server from *directory*, give its URL, and stop it."""

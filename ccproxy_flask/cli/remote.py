@@ -10,6 +10,7 @@ from urllib.parse import urlencode, urlsplit
 
 import click
 
+from ccproxy_flask.banner import reachable
 from ccproxy_flask.errors import SettingsError
 from ccproxy_flask.settings import Settings, load_settings
 
@@ -188,11 +189,9 @@ def settings() -> Settings:
 
 def local_url(configured: Settings) -> str:
     """Return where the proxy of these settings is reached from this machine."""
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(configured.host.strip("[]"), configured.host)  # noqa: S104  not bound, but looked for
-    bare = host.strip("[]")
-    return (
-        f"http://[{bare}]:{configured.port}" if ":" in bare else f"http://{bare}:{configured.port}"
-    )
+    bare = configured.host.strip("[]")
+    host = f"[{bare}]" if ":" in bare else bare
+    return reachable(f"http://{host}:{configured.port}")
 
 
 def remote(url: str | None) -> Remote:
