@@ -220,12 +220,14 @@ def _events(proxy: Remote, where: dict[str, Any], starts: bool) -> Iterator[Even
     while True:
         try:
             for event in _stream(proxy, where, reader):
+                if not was_there:
+                    click.echo(f"following {proxy.url}", err=True)
                 pause, was_there = _FIRST_PAUSE, True
-                kind = json.loads(event.data)["type"]
-                if kind in wanted:
+                if event.name in wanted:
                     yield event
-                elif kind == "overflow":
-                    click.echo(f"missed: {json.loads(event.data)['data']}", err=True)
+                elif event.name == "overflow":
+                    missed = json.loads(event.data)["data"]["missed"]
+                    click.echo(f"missed: {'some' if missed is None else missed} events", err=True)
             reason = "the proxy ended the stream"
         except (Away, Refused) as error:
             if not was_there or (isinstance(error, Refused) and error.status < 500):
