@@ -75,7 +75,7 @@ MAKERS = {
 
 @pytest.fixture
 def outlet(tmp_path):
-    return Outlet(tmp_path / "traces")
+    return Outlet(tmp_path / "a" / "traces")
 
 
 @pytest.fixture(params=MAKERS)
@@ -307,6 +307,19 @@ class TestFiles:
         for number in range(30):
             exchange(tracer, f"id-{number}")
             assert len(list(outlet.directory.glob("*.trace.json"))) <= 5
+
+    def test_full_directory_costs_little(self, outlet):
+        """At its bound a tracer does not look at the whole directory for each exchange."""
+        tracer = FileTracer(outlet.directory, max_exchanges=100)
+        for number in range(100):
+            exchange(tracer, f"old-{number}")
+        before = outlet.directory.stat().st_mtime_ns
+        exchange(tracer, "one-over")
+        assert len(list(outlet.directory.glob("*.trace.json"))) == 90
+        assert outlet.directory.stat().st_mtime_ns > before
+        for number in range(10):
+            exchange(tracer, f"new-{number}")
+        assert len(list(outlet.directory.glob("*.trace.json"))) == 100
 
     def test_files_of_others_stay(self, outlet):
         """Nothing but our own files is ever removed."""

@@ -365,6 +365,16 @@ def test_streamed_arguments(tmp_path, kind, size):
     check(artefacts(tmp_path / "b", answer=([SSE], cut, True)))
 
 
+def test_list_that_was_streamed(tmp_path):
+    """A stream in the form of one JSON list, as Gemini has it, is searched as a stream."""
+    pieces = [KEY[at : at + 3] for at in range(0, len(KEY), 3)]
+    body = as_json([STREAMS["Gemini"](piece) for piece in ["Use ", *pieces, " now"]])
+    shown = artefacts(tmp_path, answer=([JSON], [body], False))
+    check(shown)
+    found = read_trace(tmp_path / "verbose", ID)["response"]["body"]
+    assert "".join(map(leaf, found)) == "Use *** now"
+
+
 def test_two_streamed_texts_are_told_apart():
     """Texts that come in turns are searched each for itself."""
     halves = [("sk-ant-", 0), ("plain ", 1), ("CANARYabc123", 0), ("words", 1)]

@@ -24,6 +24,7 @@ from .fields import ADDRESSES, FORM_FIELDS, MEASURES, NESTED, OPAQUE, OPEN, SHOW
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+SHORTEST_KEY = 7  # of what looks like one
 _SHORTEST_SECRET = 8
 _LONGEST_SECRET = 512
 _MOST_SECRETS = 256

@@ -15,7 +15,7 @@ import orjson
 from ..errors import ERROR_TYPES
 from .base import Headers, pairs
 from .bodies import Redactor, Shown, decoded, media_type
-from .streams import ShownEvent, is_stream, shown_events
+from .streams import ShownEvent, is_stream, shown_events, shown_values
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -241,7 +241,11 @@ def _shown_body(part: Part | None, body: bytes | None, known: Redactor) -> Shown
         return Shown("")
     if body is None:
         return Shown(f"*** ({len(part.body)} bytes, encoded)")
-    return known.body(body, part.named("content-type"))
+    found = known.body(body, part.named("content-type"))
+    if isinstance(found.value, list):
+        values = shown_values(orjson.loads(body), known)
+        return Shown(orjson.dumps(values).decode(), values)
+    return found
 
 
 def _events(exchange: Exchange, known: Redactor) -> list[ShownEvent]:

@@ -132,9 +132,12 @@ class Shelf:
         self._looked = time.monotonic()
         kept = sorted(self._found().values())
         count, size = len(kept), sum(each.size for each in kept)
+        most, max_bytes = self._most, self._max_bytes
+        if count > most or size > max_bytes:  # some room, so that the next look is not at once
+            most, max_bytes = most - most // 10, max_bytes - max_bytes // 10
         oldest = time.time() - self._max_age
-        for each in kept:
-            if count <= self._most and size <= self._max_bytes and each.at >= oldest:
+        for each in kept[:-1]:
+            if count <= most and size <= max_bytes and each.at >= oldest:
                 break
             for name in each.names:
                 with contextlib.suppress(OSError):

@@ -12,7 +12,7 @@ import orjson
 
 from ..redact import REDACTED
 from ..usage.decode import Decoder, Undecodable
-from .bodies import Redactor, media_type
+from .bodies import SHORTEST_KEY, Redactor, media_type
 from .fields import NESTED, OPAQUE
 
 if TYPE_CHECKING:
@@ -99,6 +99,15 @@ def _lines(chunks: Sequence[bytes], content_encoding: str) -> Iterator[tuple[int
         return
     if held:
         yield number, held.decode("utf-8", "replace")
+
+
+def shown_values(values: Sequence[Any], known: Redactor) -> list[Any]:
+    """Return the members of a JSON list that was streamed as such (Gemini without ``alt=sse``)."""
+    pieces = _Pieces(known)
+    shown = [pieces.value(value) for value in values]
+    pieces.hide()
+    found: list[Any] = orjson.loads(orjson.dumps(shown, default=lambda piece: piece.shown))
+    return found
 
 
 class _Parsed(NamedTuple):
@@ -192,5 +201,5 @@ class _Pieces(Redactor):
             for begin, stop, is_first in reversed(inside):
                 mark = REDACTED if is_first else ""
                 shown = shown[: begin - at] + mark + shown[stop - at :]
-            piece.shown = self._known.text(shown)
+            piece.shown = shown if len(shown) < SHORTEST_KEY else self._known.text(shown)
             at = end
