@@ -139,6 +139,7 @@ def key_spans(text: str) -> list[tuple[int, int]]:
     return [match.span() for match in _SECRET.finditer(text)]
 
 
+@lru_cache(maxsize=512)
 def shortened(text: str | None, limit: int) -> str | None:
     """Return *text* without control characters, scrubbed, and at most *limit* characters long."""
     if text is None:

@@ -299,7 +299,8 @@ def trace(blueprint: Blueprint, service_type: str, stored: bool = False) -> None
     def _close_with(response: Response) -> Response:
         current: Trace = g.trace
         current.record.status_code = response.status_code
-        response.headers[REQUEST_ID_HEADER] = current.record.request_id
+        if not stored:  # the proxy does it where it makes its answers
+            response.headers[REQUEST_ID_HEADER] = current.record.request_id
         if request.environ.get("HTTP_UPGRADE", "").lower() == "websocket":
             current.finish()  # such a view returns when it is over, and its answer is never sent
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..errors import Dialect, UnknownRoute
@@ -117,6 +118,7 @@ class Providers:
         return "anthropic" if shared and "anthropic-version" in headers else "openai"
 
 
+@lru_cache(maxsize=1024)
 def classify(method: str, path: str, configured: str = "auto") -> tuple[str, WireApi]:
     """Return the endpoint label and the wire format of a provider's *path*."""
     for pattern, wanted, endpoint, api in _ENDPOINTS:

@@ -43,7 +43,10 @@ class Relay(Response):
         remover: UsageRemover | None = None,
         trail: Trail | None = None,
     ) -> None:
-        super().__init__(status=answer.status)
+        # Not Response's own: nobody will ask this one for more than its status and its end.
+        self._status_code = answer.status
+        self._on_close: list[Callable[[], Any]] = []
+        self.response = ()
         self._answer, self._tap, self._trace = answer, tap, trace
         self._wire_headers, self._on_end, self._remover = headers, on_end, remover
         self._trail = trail

@@ -358,6 +358,7 @@ def _own_error(error: ProxyError) -> Response:
         mimetype="application/json",
     )
     answer.headers["x-request-id"] = request_id
+    answer.headers[tracing.REQUEST_ID_HEADER] = request_id
     if isinstance(error, UpgradeRequired):
         answer.headers["Upgrade"] = "HTTP/1.1"
     if isinstance(error, BodyTooLarge | HeadersTooLarge):

@@ -16,6 +16,8 @@ import ssl
 import threading
 import time
 from collections import deque
+from datetime import timedelta
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from urllib.parse import urlsplit
 
@@ -23,8 +25,10 @@ import certifi
 import requests
 import urllib3.exceptions
 from requests.adapters import BaseAdapter, HTTPAdapter
+from requests.cookies import RequestsCookieJar
 from requests.exceptions import ConnectionError as NoConnection
 from requests.exceptions import ConnectTimeout, ReadTimeout, RequestException, SSLError
+from requests.structures import CaseInsensitiveDict
 
 from ..errors import (
     BodyTooLarge,
@@ -248,7 +252,7 @@ class WireAdapter(BaseAdapter):
         except BaseException:
             connection.close()
             raise
-        return _response(request, head, raw)
+        return WireResponse(request, head, raw)
 
     def close(self) -> None:
         """Close all idle connections."""
@@ -548,7 +552,7 @@ class ProxiedAdapter(HTTPAdapter):
     ) -> requests.Response:
         """Send a :class:`PreparedCall` through the proxy."""
         assert isinstance(request, PreparedCall)  # noqa: S101  the one kind that is ever sent
-        request.headers = requests.structures.CaseInsensitiveDict(_joined(request.call.headers))
+        request.headers = CaseInsensitiveDict(_joined(request.call.headers))
         body = request.call.body
         if body is not None:
             request.body = body.whole if body.whole is not None else body.pieces()  # type: ignore[assignment]  # or an iterator
@@ -575,15 +579,34 @@ def _request_head(call: Call, origin: Origin) -> bytes:
     return "\r\n".join(lines).encode("latin-1")
 
 
-def _response(request: PreparedCall, head: http1.Head, raw: WireBody) -> requests.Response:
-    response = requests.Response()
-    response.status_code = head.status
-    response.reason = head.reason
-    response.raw = raw
-    response.request = request
-    response.url = request.url or ""
-    response.headers.update(head.headers)
-    return response
+class WireResponse(requests.Response):
+    """A response whose headers and cookies are only made where somebody looks at them."""
+
+    def __init__(self, request: PreparedCall, head: http1.Head, raw: WireBody) -> None:
+        self._content = False  # type: ignore[assignment]  # requests' mark for "not read yet"
+        self._content_consumed = False
+        self._next = None
+        self.status_code = head.status
+        self.reason = head.reason
+        self.raw = raw
+        self.request = request
+        self.url = request.url or ""
+        self.encoding = None
+        self.history = []
+        self.elapsed = _NO_TIME
+
+    @cached_property
+    def headers(self) -> CaseInsensitiveDict[str]:  # type: ignore[override]
+        """The headers; repeated ones joined, as ``requests`` has them."""
+        return CaseInsensitiveDict(_joined(cast("Any", self.raw).wire_headers))
+
+    @cached_property
+    def cookies(self) -> RequestsCookieJar:  # type: ignore[override]
+        """No cookies: they are between the client and the upstream."""
+        return RequestsCookieJar()
+
+
+_NO_TIME = timedelta(0)
 
 
 def _keep_alive_seconds(head: http1.Head) -> float:

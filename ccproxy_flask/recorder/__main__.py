@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 
@@ -11,6 +12,7 @@ import structlog
 from ccproxy_flask import logging
 from ccproxy_flask.errors import SettingsError
 from ccproxy_flask.metrics import PrometheusMetrics
+from ccproxy_flask.scheduler import scheduled
 from ccproxy_flask.settings import Settings, load_settings
 
 from .recorder import Recorder, on_signal, watch_parent
@@ -39,6 +41,7 @@ def main() -> int:
     except SettingsError as error:
         sys.stderr.write(f"ccproxy_flask.recorder: {error}\n")
         return _CANNOT_START
+    os.nice(5)  # records can wait for a moment; requests cannot
     writer = logging.set_up(settings.logging)
     # Shared with the workers through PROMETHEUS_MULTIPROC_DIR, where the parent has set it.
     figures = PrometheusMetrics(max_models=settings.observability.max_models)
@@ -51,7 +54,8 @@ def main() -> int:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         watch_parent(options.parent, recorder)
     try:
-        recorder.run()
+        with scheduled(settings, figures, recorder.totals):
+            recorder.run()
     except OSError as error:
         log.error("recorder_cannot_run", reason=str(error))  # noqa: TRY400  the reason says it all
         return _CANNOT_START
