@@ -257,7 +257,7 @@ class TestFiles:
 
     def test_link_in_the_way_is_not_followed(self, files, outlet, tmp_path):
         """A link that somebody puts where a file will be is replaced, not written through."""
-        outlet.directory.mkdir()
+        outlet.directory.mkdir(parents=True)
         target = tmp_path / "target"
         target.write_text("mine")
         for name in (f"{ID}.trace.json", f".{ID}.trace.json.tmp"):
@@ -323,7 +323,7 @@ class TestFiles:
 
     def test_files_of_others_stay(self, outlet):
         """Nothing but our own files is ever removed."""
-        outlet.directory.mkdir()
+        outlet.directory.mkdir(parents=True)
         others = [
             "package.json",
             "login.request.http",
