@@ -25,7 +25,7 @@ compile = $(UV) pip compile --quiet --generate-hashes --universal --python-versi
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s  %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
-setup: $(VENV)/.run ## Make .venv with what the lock file says; does nothing when it is there
+setup: $(VENV)/.run $(VENV)/bin/ccproxy-flask ## Make .venv with what the lock file says; does nothing when it is there
 
 run: setup ## Start the proxy with ccproxy.toml and print where it is
 	@exec $(VENV)/bin/gunicorn -k gevent wsgi:app
@@ -54,6 +54,13 @@ lock: $(PYTHON) $(NEEDS_UV) ## Write the lock files anew (LOCK_OPTIONS=--upgrade
 
 $(VENV)/.run $(VENV)/.test $(VENV)/.check: $(VENV)/.%: requirements/%.txt | $(PYTHON) $(NEEDS_UV)
 	$(call sync,$*)
+
+# What an installed package brings: the command, from any directory.
+$(VENV)/bin/ccproxy-flask: | $(PYTHON)
+	@$(PYTHON) -c 'import pathlib, sysconfig; \
+	    pathlib.Path(sysconfig.get_path("purelib"), "ccproxy_flask.pth").write_text("$(CURDIR)\n")'
+	@printf '#!%s\nfrom ccproxy_flask.cli import main\n\nmain()\n' '$(CURDIR)/$(PYTHON)' > $@
+	@chmod 755 $@
 
 $(PYTHON):
 	@for python in $(PYTHON_FOR_VENV) python3 python3.14 python3.13 python3.12 python3.11 python; do \
