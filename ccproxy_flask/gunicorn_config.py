@@ -82,6 +82,9 @@ if _owns_metrics:
 _recorder: Supervisor | None = None
 if _loaded.recording:
     _recorder = Supervisor([sys.executable, "-m", "ccproxy_flask.recorder"])
+elif _loaded.scheduling:
+    # In the recorder's place: it is the recorder that does this too.
+    _recorder = Supervisor([sys.executable, "-m", "ccproxy_flask.scheduler"])
 
 
 def on_starting(server: Any) -> None:

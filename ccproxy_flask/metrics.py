@@ -11,11 +11,13 @@ import os
 from typing import TYPE_CHECKING, Any, Protocol
 
 import prometheus_flask_exporter
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, values
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, multiprocess, values
 
 from .errors import ERROR_TYPES
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
     from .record import RequestRecord
 
 
@@ -33,7 +35,10 @@ class _Pid:
         return self._value
 
 
-if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+IS_SHARED = "PROMETHEUS_MULTIPROC_DIR" in os.environ
+"""True where the figures are those of all processes of this service."""
+
+if IS_SHARED:
     # The library's own door for this (its README: "Multiprocess Mode", process_identifier).
     values.ValueClass = values.MultiProcessValue(_Pid())  # type: ignore[no-untyped-call]  # no types
 
@@ -80,6 +85,7 @@ class PrometheusMetrics:
         max_models: int = 100,
     ) -> None:
         self.registry = registry or CollectorRegistry()
+        self._prefix = f"{namespace}_"
         self._pushgateway = pushgateway_client
         self._max_models = max_models
         self._models: set[str] = set()
@@ -359,9 +365,23 @@ class PrometheusMetrics:
     def _push(self, method: str) -> bool:
         if self._pushgateway is None:
             return False
-        return self._pushgateway.push_metrics(self.registry, method)
+        return self._pushgateway.push_metrics(self.collected(), method)
 
-    # -- the page ----------------------------------------------------------------------------
+    # -- the figures ---------------------------------------------------------------------------
+
+    def collected(self) -> CollectorRegistry:
+        """Return a registry to read: of all processes, where they share their figures."""
+        if not IS_SHARED:
+            return self.registry
+        registry = CollectorRegistry()
+        multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]  # no types
+        return registry
+
+    def samples(self) -> Iterator[tuple[str, Mapping[str, str], float]]:
+        """Give all samples as they are now: name without namespace, labels, value."""
+        for family in self.collected().collect():
+            for sample in family.samples:
+                yield sample.name.removeprefix(self._prefix), sample.labels, sample.value
 
     def exposition(self, accept: str | None) -> tuple[bytes, str]:
         """Return the text for a scraper that accepts *accept*, and its content type."""
@@ -373,11 +393,13 @@ _shared: dict[str, PrometheusMetrics] = {}
 
 
 def get_metrics(
-    namespace: str = "ccproxy", registry: CollectorRegistry | None = None
+    namespace: str = "ccproxy",
+    registry: CollectorRegistry | None = None,
+    pushgateway_client: Pushgateway | None = None,
 ) -> PrometheusMetrics:
     """Return the figures of this process under *namespace*; made at the first call."""
     if namespace not in _shared:
-        _shared[namespace] = PrometheusMetrics(namespace, registry)
+        _shared[namespace] = PrometheusMetrics(namespace, registry, pushgateway_client)
     return _shared[namespace]
 
 

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from .export import PushgatewayClient, get_pushgateway_client, reset_pushgateway_client
 from .metrics import PrometheusMetrics, get_metrics, reset_metrics
 from .redact import shortened
 from .tracing import ContextTracker, Sinks, Storage, tracker
@@ -33,11 +34,14 @@ if TYPE_CHECKING:
 __all__ = [
     "ContextTracker",
     "PrometheusMetrics",
+    "PushgatewayClient",
     "RequestContext",
     "get_context_tracker",
     "get_metrics",
+    "get_pushgateway_client",
     "request_context",
     "reset_metrics",
+    "reset_pushgateway_client",
     "timed_operation",
     "tracked_request_context",
 ]

@@ -143,11 +143,12 @@ class Observability(_Section):
     node: Annotated[str, Field(max_length=64)] | None = None
     """The name of this machine in records. Default: its host name."""
     pushgateway_url: Annotated[str, AfterValidator(_http_url)] | None = None
-    """The Pushgateway to push metrics to. Nothing reads it yet."""
+    """The Pushgateway to push metrics to, or VictoriaMetrics: its `/api/v1/import/prometheus`."""
     pushgateway_job: Annotated[str, Field(min_length=1, max_length=128)] = "ccproxy"
-    """The job name under which metrics are pushed. Nothing reads it yet."""
+    """The job name under which metrics are pushed; the instance is `<node>:<port>`."""
     stats_printing_format: Literal["console", "rich", "log", "json"] = "console"
-    """How figures of the traffic are printed. Nothing reads it yet."""
+    """How figures of the traffic are printed: lines or a table on standard output, a line of the
+    log, or a JSON object a line on standard output."""
 
 
 class Journal(_Section):
@@ -249,16 +250,16 @@ class Tracing(_Section):
 
 
 class Scheduler(_Section):
-    """What is done at intervals. These names are kept; nothing reads them yet."""
+    """What is done at intervals, in one process however many workers there are."""
 
     pushgateway_enabled: bool = False
-    """Push the metrics to a Pushgateway."""
+    """Push the metrics to `OBSERVABILITY__PUSHGATEWAY_URL`, which it needs."""
     pushgateway_interval_seconds: Seconds = 60
     """Between two pushes."""
     pushgateway_max_backoff_seconds: Seconds = 300
-    """The longest wait after a failed push."""
+    """The longest wait after a failed push; never less than the interval."""
     stats_printing_enabled: bool = False
-    """Print figures of the traffic."""
+    """Print figures of the traffic, where there was any."""
     stats_printing_interval_seconds: Seconds = 300
     """Between two prints."""
 
@@ -337,6 +338,11 @@ class Settings(_Section):
         """Where traced exchanges are kept, absolute."""
         configured = self.tracing.directory
         return (configured or self.duckdb_path.parent / "traces").expanduser().absolute()
+
+    @property
+    def scheduling(self) -> bool:
+        """True where something is to be done at intervals."""
+        return self.scheduler.pushgateway_enabled or self.scheduler.stats_printing_enabled
 
     @property
     def recording(self) -> bool:
@@ -514,6 +520,8 @@ def _refuse_contradictions(settings: Settings) -> None:
         raise SettingsError(
             "OBSERVABILITY__LOG_STORAGE_BACKEND=none contradicts logs endpoints and collection"
         )
+    if settings.scheduler.pushgateway_enabled and shown.pushgateway_url is None:
+        raise SettingsError("SCHEDULER__PUSHGATEWAY_ENABLED needs OBSERVABILITY__PUSHGATEWAY_URL")
     if has_operator_pages(settings) and not is_loopback(settings.host):
         refuse_open_pages(settings, settings.host)
 

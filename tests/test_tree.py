@@ -27,7 +27,7 @@ HOMES = {
     "duckdb": {"store/duckdb.py"},
     "genai_prices": {"usage/pricing.py"},
     "gunicorn": {"serving.py"},
-    "prometheus_client": {"metrics.py", "gunicorn_config.py"},
+    "prometheus_client": {"export/pushgateway.py", "metrics.py", "gunicorn_config.py"},
     "prometheus_flask_exporter": {"metrics.py"},
     "pydantic": {"settings.py"},
     "dotenv": {"settings.py"},
