@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import click
 
 from .remote import Away, CommandError, Refused, Remote, remote, url_option
-from .show import ROW_NAMES, event_line, row_cells, summary_lines, table
+from .show import ROW_NAMES, event_line, row_cells, stats_text, table
 from .sse import EventReader
 
 if TYPE_CHECKING:
@@ -137,13 +137,7 @@ def stats(url: str | None, form: str, **where: Any) -> None:
     if form == "json":
         click.echo(json.dumps(found, indent=2))
         return
-    for line in stats_lines(found):
-        click.echo(line)
-
-
-def stats_lines(found: dict[str, Any]) -> Iterator[str]:
-    """Return the answer of /logs/analytics as text."""
-    yield from summary_lines(found["summary"])
+    click.echo(stats_text(found), nl=False)
 
 
 @logs_commands.command()

@@ -124,17 +124,60 @@ def money(usd: Decimal) -> str:
 def summary_lines(summary: Mapping[str, Any]) -> list[str]:
     """Return the `summary` of /logs/analytics as lines."""
     read, written = summary["total_cache_read_tokens"], summary["total_cache_write_tokens"]
-    given = (summary["total_tokens_input"] or 0) + (read or 0) + (written or 0)
     requests, errors = summary["total_requests"], summary["total_error_requests"]
     first = f"{requests:,} request{'' if requests == 1 else 's'}"
     if errors:
         first += f", {errors:,} with errors"
-    first += f" · {given:,} tokens in"
+    first += f" · {summary['total_tokens_input'] + read + written:,} tokens in"
     if read or written:
-        first += f" ({read or 0:,} read from and {written or 0:,} written to caches)"
-    first += f" · {summary['total_tokens_output'] or 0:,} out"
-    cost = summary["total_cost_usd"]
-    return [first, "cost: unknown" if cost is None else f"cost: {money(Decimal(str(cost)))}"]
+        first += f" ({read:,} read from and {written:,} written to caches)"
+    return [f"{first} · {summary['total_tokens_output']:,} out", _cost_line(summary)]
+
+
+def _cost_line(summary: Mapping[str, Any]) -> str:
+    cost = _decimal(summary["total_cost_usd"])
+    if cost is None:
+        return "cost: unknown"
+    missing = summary["total_successful_requests"] - summary["priced_requests"]
+    return f"cost: {money(cost)}" + (f" and what {missing:,} more cost" if missing > 0 else "")
+
+
+_BREAKDOWN_NAMES = ("requests", "errors", "input", "cached", "output", "USD", "p50 ms", "p95 ms")
+
+
+def stats_text(found: Mapping[str, Any]) -> str:
+    """Return the answer of /logs/analytics: the whole, then by model, provider and error."""
+    parts = ["\n".join([*summary_lines(found["summary"]), _times_line(found["summary"])]) + "\n"]
+    for name in ("model", "provider"):
+        if rows := found[f"{name}_breakdown"]:
+            cells = [(key, *_breakdown_cells(row)) for key, row in rows.items()]
+            parts.append(table((name, *_BREAKDOWN_NAMES), cells))
+    if errors := found["error_breakdown"]:
+        cells = [(key, row["request_count"]) for key, row in errors.items()]
+        parts.append(table(("error", "requests"), cells))
+    return "\n".join(parts)
+
+
+def _breakdown_cells(row: Mapping[str, Any]) -> tuple[object, ...]:
+    cached = row["total_cache_read_tokens"]
+    return (
+        row["request_count"],
+        row["error_requests"],
+        row["total_tokens_input"] + cached + row["total_cache_write_tokens"],
+        cached,
+        row["total_tokens_output"],
+        _decimal(row["total_cost_usd"]),
+        _whole(row["p50_duration_ms"]),
+        _whole(row["p95_duration_ms"]),
+    )
+
+
+def _times_line(summary: Mapping[str, Any]) -> str:
+    def times(name: str) -> str:
+        values = [_whole(summary[f"{each}_{name}"]) for each in ("p50", "p95", "p99")]
+        return "/".join(_UNKNOWN if value is None else f"{value:,}" for value in values)
+
+    return f"p50/p95/p99: {times('duration_ms')} ms, first token {times('ttft_ms')} ms"
 
 
 def _clock(stamp: object) -> str:
