@@ -8,6 +8,7 @@ import stat
 import subprocess
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -284,6 +285,24 @@ class TestFiles:
         assert found["body_cut"] is True
         assert len(found["chunks"]) == 1000
         assert sum(len(chunk.get("events", ())) for chunk in found["chunks"]) < 12
+
+    def test_many_streams_at_once_are_bounded_together(self, outlet):
+        """Whatever is in flight, a tracer holds no more than 64 MiB and what it began with."""
+        tracer = FileTracer(outlet.directory, verbose=True, max_body_bytes=8 << 20)
+        data = b"data: " + b"x" * (1 << 20)
+        tracemalloc.start()
+        try:
+            for number in range(20):
+                tracer.trace_stream_start(f"id-{number}", SSE)
+                for chunk in range(1, 9):
+                    tracer.trace_stream_chunk(f"id-{number}", bytes(bytearray(data)), chunk)
+            assert tracemalloc.get_traced_memory()[0] < 80 << 20
+        finally:
+            tracemalloc.stop()
+        for number in range(20):
+            tracer.forget(f"id-{number}")
+        stream(tracer)
+        assert read_trace(outlet.directory, ID)["stream"]["body_cut"] is False
 
     @pytest.mark.parametrize(
         "bound", [{"max_exchanges": 5}, {"max_bytes": 9000}, {"max_age_seconds": 100.0}]

@@ -365,6 +365,17 @@ def test_streamed_arguments(tmp_path, kind, size):
     check(artefacts(tmp_path / "b", answer=([SSE], cut, True)))
 
 
+@pytest.mark.parametrize("end", range(len(OPAQUE)))
+def test_stream_that_ends_in_a_secret(tmp_path, end):
+    """Of a secret in whose middle a stream is cut no more than five letters are shown."""
+    events = deltas(f"It is {OPAQUE[:end]}", 2, STREAMS["Anthropic text"])
+    answer = [SSE], events, True
+    artefacts(tmp_path, headers=[("x-api-key", OPAQUE)], answer=answer)
+    chunks = read_trace(tmp_path / "verbose", ID)["stream"]["chunks"]
+    text = "".join(map(leaf, (chunk["events"] for chunk in chunks)))
+    assert text == f"It is {OPAQUE[:end] if end < 6 else '***'}"
+
+
 def test_list_that_was_streamed(tmp_path):
     """A stream in the form of one JSON list, as Gemini has it, is searched as a stream."""
     pieces = [KEY[at : at + 3] for at in range(0, len(KEY), 3)]

@@ -26,10 +26,11 @@ if TYPE_CHECKING:
 
 SHORTEST_KEY = 7  # of what looks like one
 _SHORTEST_SECRET = 8
+_SHORTEST_BEGINNING = 6  # of a secret, which is hidden where a text ends with it
 _LONGEST_SECRET = 512
 _MOST_SECRETS = 256
 _DEEPEST = 64
-_LARGEST_DECODED = 32 << 20
+LARGEST_DECODED = 8 << 20
 _USER_IN_URL = re.compile(r"(?<=://)[^\s/@]*(?=@)")
 _NAME = re.compile(r"[A-Za-z$@_][A-Za-z$@_./ \-\[\]]{0,47}")
 _RUN = re.compile(r"[\w\-+/=.~%@:$!#*]+")
@@ -108,6 +109,10 @@ class Redactor:
             while at >= 0:
                 found.append((at, at + len(secret)))
                 at = text.find(secret, at + len(secret))
+            # A body that was cut can end in the middle of it.
+            at = text.rfind(secret[:_SHORTEST_BEGINNING], -len(secret))
+            if at >= 0 and secret.startswith(text[at:]):
+                found.append((at, len(text)))
         return _joined(found)
 
     def text(self, text: str) -> str:
@@ -261,7 +266,7 @@ def decoded(data: bytes, content_encoding: str) -> bytes | None:
         for piece in Decoder(content_encoding).decode(data):
             pieces.append(piece)
             size += len(piece)
-            if size > _LARGEST_DECODED:
+            if size > LARGEST_DECODED:
                 break
     except Undecodable:
         if not pieces:

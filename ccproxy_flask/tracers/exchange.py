@@ -25,7 +25,8 @@ REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _ORIGIN = re.compile(r"\A[a-z]+://[^/?]*")
 _MOST_OPEN = 4096
 _MOST_ENDED = 1024
-_MOST_CHUNKS = 100_000
+_MOST_HELD_BYTES = 64 << 20
+_CHUNK_BYTES = 128  # what the place and time of a chunk take
 _BEGAN_NS = time.time_ns() - time.perf_counter_ns()
 
 
@@ -64,6 +65,10 @@ class Exchange:
     """(nanoseconds, bytes) of each piece of a stream."""
     pieces: list[bytes] = field(default_factory=list)
     kept_bytes: int = 0
+    is_full: bool = False
+    """No more is kept of a stream: what follows a gap could be the rest of something secret."""
+    held_bytes: int = 0
+    """What all of it takes in memory, roughly."""
     total_chunks: int = 0
     total_bytes: int = 0
     error: tuple[str, str] | None = None
@@ -73,13 +78,15 @@ class Exchange:
 class ExchangeTracer:
     """Gathers the calls for each exchange, in bounded memory; subclasses get them whole.
 
-    Of each body at most *max_body_bytes* are kept. *clock* says the time in nanoseconds.
+    Of each body at most *max_body_bytes* are kept, and less where many exchanges are in flight.
+    *clock* says the time in nanoseconds.
     """
 
     def __init__(self, max_body_bytes: int = 1 << 20, clock: Callable[[], int] = now_ns) -> None:
         self._limit, self._clock = max_body_bytes, clock
         self._open: OrderedDict[str, Exchange] = OrderedDict()
         self._over: OrderedDict[str, None] = OrderedDict()
+        self._held_bytes = 0
         self._closed = False
 
     def began(self, exchange: Exchange) -> None:
@@ -94,7 +101,7 @@ class ExchangeTracer:
         """Take a request as it is sent to the upstream at *url*."""
         if (exchange := self._of(request_id)) is not None:
             exchange.method, exchange.url = method, url
-            exchange.request = self._part(headers, body)
+            exchange.request = self._part(exchange, headers, body)
             self.began(exchange)
 
     def trace_response(
@@ -103,7 +110,7 @@ class ExchangeTracer:
         """Take a whole answer; the exchange is over."""
         if (exchange := self._of(request_id)) is not None:
             exchange.status = status
-            exchange.answer = self._part(headers, body)
+            exchange.answer = self._part(exchange, headers, body)
             exchange.total_bytes = len(body or b"")
             self._end(exchange)
 
@@ -113,7 +120,8 @@ class ExchangeTracer:
             found = pairs(headers)
             told = next((value for name, value in found if name == STATUS), "200")
             exchange.status = int(told) if told.isdecimal() else None
-            exchange.answer = self._part([pair for pair in found if pair[0] != STATUS], b"")
+            real = [pair for pair in found if pair[0] != STATUS]
+            exchange.answer = self._part(exchange, real, b"")
             exchange.is_stream = True
 
     def trace_stream_chunk(self, request_id: str, chunk: bytes, chunk_number: int) -> None:
@@ -123,12 +131,15 @@ class ExchangeTracer:
         exchange.is_stream = True
         exchange.total_chunks = max(chunk_number, exchange.total_chunks)
         exchange.total_bytes += len(chunk)
-        if len(exchange.chunks) < _MOST_CHUNKS:
-            exchange.chunks.append((self._clock(), len(chunk)))
-        room = self._limit - exchange.kept_bytes
-        if room > 0 and len(exchange.pieces) < _MOST_CHUNKS:
-            exchange.pieces.append(bytes(chunk[:room]))
-            exchange.kept_bytes += min(room, len(chunk))
+        exchange.is_full = exchange.is_full or self._room() <= 0
+        if exchange.is_full:
+            return
+        exchange.chunks.append((self._clock(), len(chunk)))
+        kept = bytes(chunk[: max(0, min(self._limit - exchange.kept_bytes, self._room()))])
+        if kept:
+            exchange.pieces.append(kept)
+            exchange.kept_bytes += len(kept)
+        self._hold(exchange, len(kept) + 2 * _CHUNK_BYTES)
 
     def trace_stream_complete(self, request_id: str, total_chunks: int, total_bytes: int) -> None:
         """The stream is over, and so is the exchange; also where it was cut short."""
@@ -144,14 +155,16 @@ class ExchangeTracer:
 
     def forget(self, request_id: str) -> None:
         """Give up an exchange of which a part was lost."""
-        self._open.pop(request_id, None)
+        self._drop(request_id)
         self._remember(request_id)
 
     def close(self) -> None:
         """Write what is not over yet. Later calls of any method do nothing."""
         if not self._closed:
             while self._open:
-                self.ended(self._open.popitem(last=False)[1])
+                request_id = next(iter(self._open))
+                self.ended(self._open[request_id])
+                self._drop(request_id)
             self._closed = True
 
     def _of(self, request_id: str) -> Exchange | None:
@@ -165,14 +178,28 @@ class ExchangeTracer:
         found = self._open[request_id] = Exchange(request_id, self._clock())
         return found
 
-    def _part(self, headers: Headers, body: bytes | None) -> Part:
-        whole = body or b""
-        is_cut = len(whole) > self._limit
-        return Part(pairs(headers), self._clock(), bytes(whole[: self._limit]), is_cut)
+    def _part(self, exchange: Exchange, headers: Headers, body: bytes | None) -> Part:
+        whole, found = body or b"", pairs(headers)
+        limit = max(0, min(self._limit, self._room()))
+        size = sum(len(name) + len(value) + 64 for name, value in found)
+        self._hold(exchange, size + min(limit, len(whole)))
+        return Part(found, self._clock(), bytes(whole[:limit]), len(whole) > limit)
+
+    def _room(self) -> int:
+        return _MOST_HELD_BYTES - self._held_bytes
+
+    def _hold(self, exchange: Exchange, size: int) -> None:
+        exchange.held_bytes += size
+        self._held_bytes += size
+
+    def _drop(self, request_id: str) -> None:
+        exchange = self._open.pop(request_id, None)
+        if exchange is not None:
+            self._held_bytes -= exchange.held_bytes
 
     def _end(self, exchange: Exchange) -> None:
         exchange.ended_ns = self._clock()
-        self._open.pop(exchange.request_id, None)
+        self._drop(exchange.request_id)
         self._remember(exchange.request_id)
         self.ended(exchange)
 

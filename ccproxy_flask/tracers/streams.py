@@ -12,7 +12,7 @@ import orjson
 
 from ..redact import REDACTED
 from ..usage.decode import Decoder, Undecodable
-from .bodies import SHORTEST_KEY, Redactor, media_type
+from .bodies import LARGEST_DECODED, SHORTEST_KEY, Redactor, media_type
 from .fields import NESTED, OPAQUE
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ STREAM_TYPES = (
     "application/ndjson",
     "application/jsonl",
 )
-_LARGEST_DECODED = 32 << 20
 _LONGEST_LINE = 4 << 20
 _PLACE = ("type", "index", "output_index", "content_index", "item_id")
 
@@ -93,7 +92,7 @@ def _lines(chunks: Sequence[bytes], content_encoding: str) -> Iterator[tuple[int
                 *whole, held = (held + piece).split(b"\n")
                 for line in whole:
                     yield number, line.removesuffix(b"\r").decode("utf-8", "replace")
-            if size > _LARGEST_DECODED or len(held) > _LONGEST_LINE:
+            if size > LARGEST_DECODED or len(held) > _LONGEST_LINE:
                 return
     except Undecodable:
         return
