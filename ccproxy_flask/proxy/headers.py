@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
 
 Headers = list[tuple[str, str]]
 
@@ -36,7 +36,8 @@ _KEY_HEADER_OF_API = {"anthropic_messages": "x-api-key", "gemini": "x-goog-api-k
 
 def to_upstream(headers: Headers) -> Headers:
     """Return the end-to-end request *headers* (lower-case names), without ``host``."""
-    dropped = _REWRITTEN | named_by_connection(headers)
+    named = named_by_connection(headers)
+    dropped = _REWRITTEN | named if named else _REWRITTEN
     return [pair for pair in headers if pair[0] not in dropped]
 
 
@@ -49,23 +50,24 @@ def to_client(headers: Headers) -> Headers:
 
 def named_by_connection(headers: Headers) -> frozenset[str]:
     """Return the lower-case names of the headers that ``Connection`` declares hop-by-hop."""
-    values = [value for name, value in headers if name.lower() == "connection"]
+    values = [pair[1] for pair in headers if len(pair[0]) == 10 and pair[0].lower() == "connection"]
     if not values:
         return _NOTHING
     return frozenset(name.strip().lower() for value in values for name in value.split(","))
 
 
-def first_values(headers: Iterable[tuple[str, str]]) -> dict[str, str]:
+def first_values(headers: Headers) -> dict[str, str]:
     """Return the first value of each header by lower-case name."""
-    found: dict[str, str] = {}
-    for name, value in headers:
-        found.setdefault(name.lower(), value)
-    return found
+    # The last pair of a name wins in a dict, so the first one has to come last.
+    return {name.lower(): value for name, value in reversed(headers)}
 
 
 def size_of(headers: Headers) -> int:
     """Return the bytes *headers* take on the wire."""
-    return sum(len(name) + len(value) for name, value in headers) + 4 * len(headers)
+    size = 4 * len(headers)
+    for name, value in headers:
+        size += len(name) + len(value)
+    return size
 
 
 def client_key(headers: Mapping[str, str], query: str) -> str | None:

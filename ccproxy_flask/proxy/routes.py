@@ -137,7 +137,7 @@ class Exchange:
             raise NotAllowed(
                 "this Host header is not allowed; name it in SECURITY__ALLOWED_HOSTS to allow it"
             )
-        if "close" in wire.named_by_connection(self._headers):
+        if "connection" in self._named and "close" in wire.named_by_connection(self._headers):
             # gunicorn only knows it when it stands alone
             self._environ.get("ccproxy.force_close", lambda: None)()
         size = wire.size_of(self._headers)
