@@ -21,7 +21,7 @@ from scripted import wait_until
 from ccproxy_flask.cli import logs
 from ccproxy_flask.cli.remote import Remote
 from ccproxy_flask.cli.run import client_command, client_environment
-from ccproxy_flask.cli.show import event_line, money, printable, table
+from ccproxy_flask.cli.show import event_line, money, printable, summary_lines, table
 from ccproxy_flask.cli.sse import Event, EventReader
 
 COMMAND = (sys.executable, "-m", "ccproxy_flask.cli")
@@ -352,6 +352,8 @@ def test_sql(ask, traffic):
         {"status_code": 200, "n": 3},
         {"status_code": 429, "n": 1},
     ]
+    cut = ask("logs", "sql", "--limit", "1", "SELECT status_code FROM access_logs")
+    assert (len(cut.stdout.splitlines()), "see --limit" in cut.stderr) == (2, True)
     refused = ask("logs", "sql", "DROP TABLE access_logs")
     assert refused.returncode == 2
     assert refused.stderr.startswith("ccproxy-flask: ")
@@ -695,6 +697,27 @@ def test_what_came_from_outside_is_shown_as_text():
     assert printable("a\x1b]0;x\x07b\u202ec\x9bd\ud800") == "a ]0;x b c d "
     event = {"type": "request_error", "data": {"path": "/\x1b[31m", "method": "GET"}}
     assert event_line(event) == "- --- GET / [31m"
+
+
+def test_unknown_costs_are_told():
+    """What has no known cost is named beside the sum of what has one."""
+    summary = {
+        "total_requests": 4,
+        "total_successful_requests": 3,
+        "total_error_requests": 1,
+        "total_tokens_input": 1,
+        "total_tokens_output": 2,
+        "total_cache_read_tokens": 3000,
+        "total_cache_write_tokens": 4,
+        "total_cost_usd": 1.5,
+        "priced_requests": 2,
+    }
+    assert summary_lines(summary) == [
+        "4 requests, 1 with errors · 3,005 tokens in (3,000 read from and 4 written to caches)"
+        " · 2 out",
+        "cost: $1.50 and what 1 more cost",
+    ]
+    assert summary_lines(summary | {"total_cost_usd": None})[1] == "cost: unknown"
 
 
 @pytest.mark.parametrize(

@@ -245,13 +245,15 @@ def _stream(proxy: Remote, where: dict[str, Any], reader: EventReader) -> Iterat
 
 @logs_commands.command()
 @click.argument("text", metavar="SELECT")
+@click.option("--limit", type=click.IntRange(1), help="Most rows. [default: 1000]")
 @_format("table", "json", "csv")
 @url_option
-def sql(url: str | None, text: str, form: str) -> None:
+def sql(url: str | None, text: str, limit: int | None, form: str) -> None:
     """Ask the database with one SELECT; `-` reads it from standard input."""
     if text == "-":
         text = sys.stdin.read()
-    found = remote(url).json("/logs/sql", body=json.dumps({"sql": text}).encode())
+    asked = _given({"sql": text, "limit": limit})
+    found = remote(url).json("/logs/sql", body=json.dumps(asked).encode())
     names, answers = found["columns"], found["rows"]
     if form == "table":
         click.echo(table(names, answers), nl=False)
@@ -259,3 +261,5 @@ def sql(url: str | None, text: str, form: str) -> None:
         click.echo(json.dumps([dict(zip(names, row, strict=True)) for row in answers], indent=2))
     else:
         csv.writer(sys.stdout, lineterminator="\n").writerows([names, *answers])
+    if found["truncated"]:
+        click.echo(f"there are more than these {len(answers):,} rows; see --limit", err=True)
