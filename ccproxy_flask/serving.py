@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from gunicorn.http import wsgi
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 Headers = list[tuple[str, str]]
@@ -204,16 +204,44 @@ class Connections:
 _MANY_IDLE = 512
 
 
+def client_socket(environ: Mapping[str, Any]) -> Any:
+    """Return the socket of the client's connection; None where the server does not tell."""
+    return environ.get("gunicorn.socket") or environ.get("werkzeug.socket")
+
+
+def has_left(sock: Any) -> bool:
+    """True where the peer of *sock* closed the connection, as far as can be told at once."""
+    try:
+        with _plain(sock) as plain:
+            return plain.recv(1, _socket.MSG_PEEK | _socket.MSG_DONTWAIT) == b""
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+
+
+def hang_up(sock: Any) -> None:
+    """End the connection of *sock* in both directions; who waits to write to it is woken."""
+    with contextlib.suppress(OSError), _plain(sock) as plain:
+        plain.shutdown(_socket.SHUT_RDWR)
+
+
+@contextlib.contextmanager
+def _plain(sock: Any) -> Iterator[_socket.socket]:
+    """The socket of the system under *sock*, which may be one of gevent's."""
+    plain = _socket.socket(fileno=os.dup(sock.fileno()))
+    try:
+        yield plain
+    finally:
+        plain.close()
+
+
 def _end_reading(sock: Any) -> None:
     """Let the reader of *sock* find its end, behind what has come in already."""
     # Past gevent's own shutdown(): that throws an error at the greenlet that waits for data, and
     # gunicorn would log it with its traceback.
-    with contextlib.suppress(OSError):
-        plain = _socket.socket(fileno=os.dup(sock.fileno()))
-        try:
-            plain.shutdown(_socket.SHUT_RD)
-        finally:
-            plain.close()
+    with contextlib.suppress(OSError), _plain(sock) as plain:
+        plain.shutdown(_socket.SHUT_RD)
 
 
 connections = Connections()

@@ -1,5 +1,6 @@
 """The logs API: what was recorded, for programs and for the dashboard."""
 
+from . import stream
 from .routes import blueprint
 
-__all__ = ["blueprint"]
+__all__ = ["blueprint", "stream"]
