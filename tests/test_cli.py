@@ -30,6 +30,10 @@ CHAT = (
     b'"message":{"role":"assistant","content":"Hi"},"finish_reason":"stop"}],'
     b'"usage":{"prompt_tokens":1000,"completion_tokens":200,"total_tokens":1200}}'
 )
+MESSAGE_START = (
+    b'event: message_start\ndata: {"type":"message_start","message":{"id":"m","model":'
+    b'"claude-sonnet-4-5-20250929","usage":{"input_tokens":25,"output_tokens":1}}}\n\n'
+)
 CALL_OPENAI = """
 import os, urllib.request
 urllib.request.urlopen(os.environ["OPENAI_BASE_URL"] + "/chat/completions",
@@ -389,6 +393,7 @@ def test_tail_ends_quietly_by_ctrl_c(server, upstream):
     assert (process.returncode, errors) == (130, "")
 
 
+@pytest.mark.slow
 def test_tail_outlives_a_restart(start_server, upstream):
     """A proxy that is started again is followed again; both requests are shown once."""
     server = start_server()
@@ -488,6 +493,27 @@ def test_run_uses_the_proxy_that_runs(ask, server, traffic):
     assert server.request("GET", "/health")[0] == 200
 
 
+def test_run_counts_what_a_client_gave_up(ask, server, upstream):
+    """A stream that the client left behind is part of what it cost, with the tokens seen."""
+
+    def script(talk):
+        talk.start_stream()
+        talk.chunk(MESSAGE_START)
+        talk.wait_for_hangup()
+
+    upstream.script = script
+    client = (
+        "import os, urllib.request\n"
+        "url = os.environ['ANTHROPIC_BASE_URL'] + '/v1/messages'\n"
+        "request = urllib.request.Request(url, b'{}', {'anthropic-version': '2023-06-01'})\n"
+        "urllib.request.urlopen(request).readline()\n"
+        "os._exit(3)"
+    )
+    told = ask("run", sys.executable, "-c", client)
+    assert told.returncode == 3
+    assert "ccproxy: 1 request, 1 with errors · 25 tokens in · 1 out\n" in told.stderr
+
+
 def test_run_with_an_address(cli, server, upstream):
     """--url names a proxy, which has to be there."""
     upstream.script = lambda talk: talk.answer(CHAT)
@@ -498,6 +524,7 @@ def test_run_with_an_address(cli, server, upstream):
     assert "nothing answers" in told.stderr
 
 
+@pytest.mark.slow
 def test_commands_share_the_proxy_they_started(tmp_path, home):
     """The one that started it may end first: the last one stops it."""
     port = int(home["CCPROXY_PORT"])
@@ -516,6 +543,7 @@ def test_commands_share_the_proxy_they_started(tmp_path, home):
     assert endings == [(143, True, False), (143, False, False)]
 
 
+@pytest.mark.slow
 def test_proxy_of_a_killed_command_is_stopped_by_the_next(cli, tmp_path, home):
     """A command that is killed leaves its proxy running; the next one uses and stops it."""
     port = int(home["CCPROXY_PORT"])

@@ -42,6 +42,8 @@ _PASSED_ON = frozenset(
 _NOT_FOUND, _NOT_EXECUTABLE = 127, 126
 _STORED_SECONDS = 5.0
 _SETTLED_SECONDS = 0.5
+# A client that gave up may have left answers behind, whose records end when that is noticed.
+_HANGUP_SECONDS = 1.5
 _LOOK_SECONDS = 0.1
 
 
@@ -89,7 +91,7 @@ def _run_and_tell(proxy: Remote, command: Sequence[str]) -> int:
     code = _run(client_command(command, proxy.url), client_environment(os.environ, proxy.url))
     if since is not None:
         try:
-            for line in _figures(proxy, since):
+            for line in _figures(proxy, since, _HANGUP_SECONDS if code else _SETTLED_SECONDS):
                 click.echo(f"ccproxy: {line}", err=True)
         except CommandError as error:
             click.echo(f"ccproxy: what it cost is not known: {error.message}", err=True)
@@ -161,16 +163,19 @@ def _clock(proxy: Remote) -> float:
     return float(proxy.json("/logs/query", {"limit": 1})["timestamp"])
 
 
-def _figures(proxy: Remote, since: float) -> list[str]:
+def _figures(proxy: Remote, since: float, patience: float) -> list[str]:
     """Return what the records since then sum up to, once all of them are stored."""
-    summary = _settled(proxy, since)
+    summary = _settled(proxy, since, patience)
     return summary_lines(summary) if summary["total_requests"] else ["no request came through"]
 
 
-def _settled(proxy: Remote, since: float) -> dict[str, Any]:
-    """Return the figures when nothing waits in the journal, and they no longer change."""
+def _settled(proxy: Remote, since: float, patience: float) -> dict[str, Any]:
+    """Return the figures when nothing waits in the journal, and they no longer change.
+
+    Not before *patience* seconds.
+    """
     began = time.monotonic()
-    settled_at, last = began + _SETTLED_SECONDS, None
+    settled_at, last = began + patience, None
     while True:
         is_late = time.monotonic() - began > _STORED_SECONDS
         try:
