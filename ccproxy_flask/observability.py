@@ -25,6 +25,14 @@ import structlog
 from .export import PushgatewayClient, get_pushgateway_client, reset_pushgateway_client
 from .metrics import PrometheusMetrics, get_metrics, reset_metrics
 from .redact import shortened
+from .tracers import (
+    ConsoleTracer,
+    FileTracer,
+    NullTracer,
+    QueuedTracer,
+    RequestTracer,
+    StreamingTracer,
+)
 from .tracing import ContextTracker, Sinks, Storage, tracker
 from .tracing import Trace as RequestContext
 
@@ -32,10 +40,16 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 __all__ = [
+    "ConsoleTracer",
     "ContextTracker",
+    "FileTracer",
+    "NullTracer",
     "PrometheusMetrics",
     "PushgatewayClient",
+    "QueuedTracer",
     "RequestContext",
+    "RequestTracer",
+    "StreamingTracer",
     "get_context_tracker",
     "get_metrics",
     "get_pushgateway_client",

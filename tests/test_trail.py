@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import itertools
 import json
@@ -182,6 +183,34 @@ def test_own_errors_are_traced(
     assert (trace["response"]["status"], trace["error"]["type"]) == (status, kind)
     assert trace["response"]["body"]["error"]["message"] in body.decode()
     assert "CANARY" not in everything(server)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        f"{KEY} is no status line\r\n\r\n",
+        f"HTTP/1.1 200 OK\r\n{KEY}\r\n\r\n",
+        f"HTTP/1.1 200 OK\r\ncontent-length: {KEY}\r\n\r\n",
+        f"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n{KEY}\r\n",
+        f"HTTP/1.1 200 {KEY}\r\nx-own: {KEY}\r\ncontent-length: 0\r\n\r\n",
+    ],
+)
+def test_what_an_upstream_garbles_is_written_nowhere(
+    traced: Server, upstream: ScriptedUpstream, answer: str
+):
+    """Bytes that are no HTTP show up in no trace, log line, or record."""
+
+    def garble(talk: Conversation) -> None:
+        talk.send(answer.encode())
+        talk.cut()
+
+    upstream.script = garble
+    headers = {**ANTHROPIC, "x-api-key": "another-key-of-the-client"}
+    with contextlib.suppress(http.client.HTTPException, ConnectionError):
+        traced.request("POST", "/v1/messages", MESSAGE, headers)
+    trace = only_trace(traced)
+    traced.records(1, request_id=trace["request_id"])
+    assert "CANARY" not in everything(traced)
 
 
 @pytest.mark.parametrize("chunked", [False, True])

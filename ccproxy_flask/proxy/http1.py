@@ -24,7 +24,10 @@ _SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;.*)?")
 
 
 class NotHttp(ValueError):
-    """The bytes are no HTTP/1.1 answer, or end too early to be a whole one."""
+    """The bytes are no HTTP/1.1 answer, or end too early to be a whole one.
+
+    What they are is not said: the message goes to logs, and they may be anything.
+    """
 
 
 class Head(NamedTuple):
@@ -41,12 +44,12 @@ def parse_head(block: bytes) -> Head:
     first, *lines = block.split(b"\r\n")
     match = _STATUS_LINE.fullmatch(first)
     if match is None:
-        raise NotHttp(f"bad status line {first[:80]!r}")
+        raise NotHttp("the answer does not begin with a status line of HTTP/1.1")
     headers: Headers = []
-    for line in lines:
+    for number, line in enumerate(lines, 1):
         pair = _HEADER.fullmatch(line)
         if pair is None:
-            raise NotHttp(f"bad header line {line[:40]!r}")
+            raise NotHttp(f"header line {number} is none")
         headers.append((pair[1].decode("ascii"), pair[2].decode("latin-1")))
     reason = (match[3] or b"").decode("latin-1")
     return Head(int(match[2]), reason, headers, _keeps_alive(match[1] == b"1", headers))
@@ -88,7 +91,7 @@ def framing_of(method: str, head: Head) -> Framing:
             return Chunked() if value.lower().split(",")[-1].strip() == "chunked" else UntilClose()
         if lowered == "content-length":
             if not (value.isascii() and value.isdigit()) or length not in (None, value):
-                raise NotHttp(f"bad content-length {value[:40]!r}")
+                raise NotHttp("content-length is not one number")
             length = value
     return UntilClose() if length is None else Sized(int(length))
 
@@ -189,6 +192,6 @@ class Chunked:
         else:
             match = _SIZE.fullmatch(line)
             if match is None:
-                raise NotHttp(f"bad chunk size {line[:20]!r}")
+                raise NotHttp("a chunk has no size")
             self._size = int(match[1], 16)
             self._in_trailers = self._size == 0
