@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
-import json
-import threading
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -13,70 +10,17 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 import pytest
-from flask import Flask
+from logs_support import ON, Site
 from recording_support import make_record, open_writer, recording_settings
 from scripted import wait_until
-from werkzeug.serving import make_server
 
-from ccproxy_flask import logs, tracing
 from ccproxy_flask.errors import ERROR_TYPES
-from ccproxy_flask.record import COLUMNS, RequestRecord, to_json
+from ccproxy_flask.record import COLUMNS, to_json
 from ccproxy_flask.recorder.recorder import start_in_process
-from ccproxy_flask.settings import Settings
-from ccproxy_flask.store.base import Store
 from ccproxy_flask.store.duckdb import DuckDBStore
 from ccproxy_flask.store.remote import RemoteStore
 
 ROWS = [make_record(number, model=f"model-{number % 3}") for number in range(25)]
-ON = {"logs_endpoints_enabled": True}
-
-
-class Site:
-    """An application with the logs API on a port of its own."""
-
-    def __init__(self, settings: Settings, store: Store | None, journal: Any = None) -> None:
-        app = Flask("logs-test")
-        app.extensions |= {
-            "ccproxy.settings": settings,
-            "ccproxy.store": store,
-            "ccproxy.journal": journal,
-        }
-        self.traced: list[RequestRecord] = []
-        self.stored: list[RequestRecord] = []
-        tracing.init_app(
-            app, tracing.Sinks(ended=[self.traced.append], stored_ended=[self.stored.append])
-        )
-        app.register_blueprint(logs.blueprint)
-        self._server = make_server("127.0.0.1", 0, app, threaded=True)
-        self._thread = threading.Thread(target=self._server.serve_forever)
-        self._thread.start()
-
-    def ask(
-        self, path: str, method: str = "GET", headers: dict[str, str] | None = None
-    ) -> tuple[int, dict[str, str], Any]:
-        """Return status, headers, and the body, parsed where it is JSON."""
-        connection = http.client.HTTPConnection("127.0.0.1", self._server.port, timeout=10)
-        try:
-            connection.request(method, path, headers=headers or {})
-            answer = connection.getresponse()
-            body = answer.read()
-            named = {name.lower(): value for name, value in answer.getheaders()}
-            is_json = named.get("content-type") == "application/json"
-            return answer.status, named, json.loads(body) if is_json else body
-        finally:
-            connection.close()
-
-    def get(self, path: str, **query: Any) -> Any:
-        """Return the JSON of an answer that has to be good."""
-        status, _, body = self.ask(f"/logs{path}?{urlencode(query)}")
-        assert status == 200, body
-        return body
-
-    def close(self) -> None:
-        """Stop to serve."""
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
 
 
 @pytest.fixture(scope="module")

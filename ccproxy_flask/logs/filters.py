@@ -5,10 +5,13 @@ The codes and messages are those of pydantic's errors, which clients of the publ
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
+
+import orjson
 
 from ccproxy_flask.errors import ERROR_TYPES, CcproxyError, InvalidParameter
 from ccproxy_flask.record import COLUMNS
@@ -40,6 +43,9 @@ FILTERS = frozenset(
 """The parameters that every endpoint with rows takes."""
 
 LARGEST_OFFSET = 1_000_000_000
+FORMATS = ("csv", "jsonl", "parquet")
+LONGEST_SQL = 20_000
+_SQL_ROWS = 1000
 _LONGEST_TEXT = 256
 _MOST_CHOICES = 50
 _LONGEST_DURATION_MS = 1e12
@@ -270,6 +276,58 @@ def query_parameters(args: MultiDict[str, str]) -> tuple[LogFilter, int, Cursor 
     cursor = found.made_by("cursor", Cursor.parse, "not a cursor that this API gave")
     found.check()
     return where, limit or 1000, cursor
+
+
+def analytics_parameters(args: MultiDict[str, str]) -> tuple[LogFilter, int]:
+    """Return what ``/logs/analytics`` is asked for: a filter with a start, and the hours.
+
+    Raises InvalidParameters.
+    """
+    found = Parameters(args, FILTERS | {"hours"})
+    where = log_filter(found)
+    hours = found.integer("hours", 1, 168) or 24
+    found.check()
+    if where.start_time is None:
+        end = where.end_time or datetime.now(UTC)
+        start = max(_EPOCH, end - timedelta(hours=hours))
+        where = dataclasses.replace(where, start_time=start)
+    return where, hours
+
+
+def export_parameters(args: MultiDict[str, str]) -> tuple[LogFilter, str]:
+    """Return what ``/logs/export`` is asked for. Raises InvalidParameters."""
+    found = Parameters(args, FILTERS | {"format"})
+    where = log_filter(found)
+    form = found.one_of("format", FORMATS)
+    found.check()
+    return where, form or FORMATS[0]
+
+
+def sql_parameters(body: bytes) -> tuple[str, int]:
+    """Return the statement and the most rows that the *body* of ``/logs/sql`` asks for.
+
+    Raises InvalidParameters.
+    """
+    try:
+        fields = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        raise _in_body("", None, "Input should be JSON", "json_invalid") from None
+    if not isinstance(fields, dict):
+        raise _in_body("", fields, "Input should be an object", "dict_type")
+    for name in fields.keys() - {"sql", "limit"}:
+        raise _in_body(name, fields[name], "Extra inputs are not permitted", "extra_forbidden")
+    text, limit = fields.get("sql"), fields.get("limit", _SQL_ROWS)
+    if not isinstance(text, str) or not 1 <= len(text) <= LONGEST_SQL:
+        message = f"Input should be a text of 1 to {LONGEST_SQL} characters"
+        raise _in_body("sql", text if not isinstance(text, str) else None, message, "string_type")
+    if type(limit) is not int or not 1 <= limit <= MOST_ROWS:
+        message = f"Input should be a whole number from 1 to {MOST_ROWS}"
+        raise _in_body("limit", limit, message, "int_type")
+    return text, limit
+
+
+def _in_body(name: str, value: Any, message: str, kind: str) -> InvalidParameters:
+    return InvalidParameters([InvalidParameter(name, value, message, kind, where="body")])
 
 
 def no_parameters(args: MultiDict[str, str]) -> None:

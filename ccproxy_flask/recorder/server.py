@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import stat
 import threading
+from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -13,11 +15,11 @@ from waitress import wasyncore  # type: ignore[import-untyped]  # has no types
 from waitress.server import create_server  # type: ignore[import-untyped]  # has no types
 
 from ccproxy_flask.errors import StoreUnavailable
-from ccproxy_flask.store.base import Cursor, LogFilter, Page
+from ccproxy_flask.store.base import Cursor, LogFilter, Page, QueryRefused
 from ccproxy_flask.store.remote import FACTS_HEADER
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
     from wsgiref.types import StartResponse, WSGIEnvironment
 
@@ -25,8 +27,9 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-THREADS = 4
-"""How many questions are answered beside each other; others wait."""
+THREADS = 8
+"""How many questions are answered beside each other; others wait. Exports and the operator's own
+queries are few at a time (store.duckdb), so that some are always left."""
 _LONGEST_QUESTION = 1 << 20
 _PIECE = 256 << 10
 # A big answer is handed over piece by piece, as the worker takes it.
@@ -39,7 +42,8 @@ class Questions:
     """The WSGI application: ``POST /<question>`` with a JSON body, answered by *store*.
 
     The rows are the body of the answer; what else is to say is JSON in a header. 503 with
-    ``{"reason", "retry_after"}`` where the store cannot answer.
+    ``{"reason", "retry_after"}`` where the store cannot answer, 422 with ``{"kind", "message"}``
+    where it will not. An export that breaks off is cut short.
     """
 
     def __init__(self, store: Store) -> None:
@@ -48,12 +52,24 @@ class Questions:
             "/entries": self._entries,
             "/query": self._query,
             "/totals": self._totals,
+            "/analytics": self._analytics,
+            "/sql": self._sql,
             "/status": self._status,
             "/reset": self._reset,
         }
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        status, (body, facts) = self._answered(environ)
+        view = self._views.get(environ["PATH_INFO"])
+        if environ["PATH_INFO"] == "/export":
+            status, found = _answered(environ, self._export)
+        elif view is not None:
+            status, found = _answered(environ, view)
+        else:
+            status, found = "404 Not Found", (b"", {})
+        if not isinstance(found, tuple):
+            start_response(status, [("content-type", "application/octet-stream")])
+            return found
+        body, facts = found
         headers = [
             ("content-type", "application/json"),
             ("content-length", str(len(body))),
@@ -62,20 +78,15 @@ class Questions:
         start_response(status, headers)
         return (body[begin : begin + _PIECE] for begin in range(0, len(body), _PIECE))
 
-    def _answered(self, environ: WSGIEnvironment) -> tuple[str, Answer]:
-        view = self._views.get(environ["PATH_INFO"])
-        if view is None:
-            return "404 Not Found", (b"", {})
-        try:
-            size = int(environ.get("CONTENT_LENGTH") or 0)
-            asked = orjson.loads(environ["wsgi.input"].read(size))
-            return "200 OK", view(asked)
-        except StoreUnavailable as error:
-            told = {"reason": str(error), "retry_after": error.retry_after}
-            return "503 Service Unavailable", (orjson.dumps(told), {})
-        except (TypeError, ValueError, KeyError) as error:
-            log.warning("question_not_understood", path=environ["PATH_INFO"], reason=repr(error))
-            return "400 Bad Request", (b"", {})
+    def _export(self, asked: dict[str, Any]) -> _Pieces:
+        return _Pieces(self._store.export(LogFilter.from_wire(asked["where"]), asked["form"]))
+
+    def _analytics(self, asked: dict[str, Any]) -> Answer:
+        where = LogFilter.from_wire(asked["where"])
+        return self._store.analytics(where, asked["bucket_seconds"]), {}
+
+    def _sql(self, asked: dict[str, Any]) -> Answer:
+        return self._store.sql(asked["text"], asked["limit"]), {}
 
     def _entries(self, asked: dict[str, Any]) -> Answer:
         where = LogFilter.from_wire(asked.pop("where"))
@@ -95,6 +106,40 @@ class Questions:
 
     def _reset(self, _asked: dict[str, Any]) -> Answer:
         return orjson.dumps({"deleted": self._store.reset()}), {}
+
+
+class _Pieces:
+    """An answer of unknown length; what is wrong with its first piece is raised at once."""
+
+    def __init__(self, pieces: Iterator[bytes]) -> None:
+        self._rest = pieces
+        self._pieces = itertools.chain([next(pieces, b"")], pieces)
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self._pieces
+
+    def close(self) -> None:
+        """Let go of it; called by the server also where nobody reads to the end."""
+        if isinstance(self._rest, Generator):
+            self._rest.close()
+
+
+def _answered(
+    environ: WSGIEnvironment, view: Callable[[dict[str, Any]], Any]
+) -> tuple[str, Answer | _Pieces]:
+    try:
+        size = int(environ.get("CONTENT_LENGTH") or 0)
+        asked = orjson.loads(environ["wsgi.input"].read(size))
+        return "200 OK", view(asked)
+    except StoreUnavailable as error:
+        told = {"reason": str(error), "retry_after": error.retry_after}
+        return "503 Service Unavailable", (orjson.dumps(told), {})
+    except QueryRefused as error:
+        told = {"kind": error.kind, "message": str(error)}
+        return "422 Unprocessable Content", (orjson.dumps(told), {})
+    except (TypeError, ValueError, KeyError) as error:
+        log.warning("question_not_understood", path=environ["PATH_INFO"], reason=repr(error))
+        return "400 Bad Request", (b"", {})
 
 
 class SocketServer:

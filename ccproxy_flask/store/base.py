@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import orjson
 
-from ccproxy_flask.errors import StoreUnavailable
+from ccproxy_flask.errors import CcproxyError, StoreUnavailable
 from ccproxy_flask.record import COLUMNS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
 MOST_ROWS = 10_000
 """The most rows of one answer."""
@@ -22,6 +22,17 @@ MOST_ROWS = 10_000
 
 class StoreDamaged(StoreUnavailable):
     """The database cannot be read any more: its content is broken."""
+
+
+class QueryRefused(CcproxyError):
+    """A statement of the operator's is not answered; the message says why.
+
+    *kind*: ``sql_not_allowed``, ``sql_invalid``, ``sql_timeout`` or ``sql_out_of_memory``.
+    """
+
+    def __init__(self, kind: str, message: str) -> None:
+        self.kind = kind
+        super().__init__(message)
 
 
 class RowsRefused(ValueError):
@@ -168,6 +179,8 @@ class Totals:
     p99_duration_ms: float | None = None
     avg_ttft_ms: float | None = None
     total_cost_usd: float | None = None
+    priced_requests: int = 0
+    """How many of them have a cost."""
     total_tokens_input: int = 0
     total_tokens_output: int = 0
     total_cache_read_tokens: int = 0
@@ -220,6 +233,22 @@ class Store(Protocol):
 
     def totals(self, where: LogFilter) -> Totals:
         """Return the sums over all rows of *where*."""
+
+    def analytics(self, where: LogFilter, bucket_seconds: int) -> bytes:
+        """Return the figures of ``/logs/analytics`` as the text of a JSON object.
+
+        *where* needs a ``start_time``. Docs: docs/logs-api.md.
+        """
+
+    def export(self, where: LogFilter, form: str) -> Iterator[bytes]:
+        """Give all rows as ``csv``, ``jsonl`` or ``parquet``, in the order they were stored.
+
+        What is wrong is raised by the first piece, or breaks off what came before.
+        """
+
+    def sql(self, text: str, limit: int) -> bytes:
+        """Answer one SELECT, with *limit* rows at most, by the text of a JSON object: ``columns``,
+        ``rows``, ``row_count``, ``truncated``, ``duration_ms``. Raises QueryRefused."""
 
     def status(self) -> StoreStatus:
         """Return the state of the store."""

@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import duckdb
+import orjson
 import structlog
 
 from ccproxy_flask.errors import StoreUnavailable
 from ccproxy_flask.record import COLUMN_TYPES, COLUMNS
 
+from . import figures, sql
 from .base import (
     Cursor,
     EntriesPage,
@@ -25,11 +27,13 @@ from .base import (
     Mark,
     Page,
     QueryPage,
+    QueryRefused,
     RowsRefused,
     StoreDamaged,
     StoreStatus,
     Totals,
 )
+from .pipes import Pipes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -44,6 +48,13 @@ THREADS = 2
 SPILL_LIMIT = "4GB"
 QUERY_SECONDS = 30.0
 """A query that takes longer is broken off."""
+SQL_SECONDS = 10.0
+"""The same for a query of the operator's own."""
+EXPORT_SECONDS = 900.0
+"""The same for an export, the time its reader takes included."""
+MOST_EXPORTS = 2
+MOST_SQL = 2
+_LONGEST_ANSWER = 32 << 20
 
 _SQL_TYPES: dict[type, str] = {
     str: "VARCHAR",
@@ -83,6 +94,13 @@ def _sql(name: str) -> str:
 
 _ENTRIES = _sql("queries/entries.sql").replace("/*columns*/", _SHOWN)
 _TOTALS = _sql("queries/totals.sql")
+_ANALYTICS = _sql("queries/analytics.sql")
+# Parquet has types of its own for times and money; the others are text.
+_EXPORTS = {
+    "csv": ("FORMAT csv, HEADER", _SHOWN),
+    "jsonl": ("FORMAT json", _SHOWN),
+    "parquet": ("FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE 20480", _NAMES),
+}
 
 
 class DuckDBStore:
@@ -104,10 +122,12 @@ class DuckDBStore:
         self._writing = threading.Lock()
         self._active: set[duckdb.DuckDBPyConnection] = set()
         self._batch = _BatchFile()
+        self._pipes: Pipes | None = None
+        self._asking_sql = threading.BoundedSemaphore(MOST_SQL)
         try:
             self._connection = self._opened()
         except (StoreUnavailable, OSError):
-            self._batch.close()
+            self._close_files()
             raise
         self._insert = (
             f"INSERT INTO access_logs ({_NAMES}) SELECT {_NAMES} FROM "  # noqa: S608  our names
@@ -138,7 +158,8 @@ class DuckDBStore:
             os.umask(mask)
         try:
             # No statement, whoever wrote it, opens another file or changes these settings.
-            connection.execute(f"SET allowed_paths = ['{self._batch.path}']")
+            allowed = ", ".join(_quoted(path) for path in (self._batch.path, *self._make_pipes()))
+            connection.execute(f"SET allowed_paths = [{allowed}]")
             connection.execute("SET enable_external_access = false")
             connection.execute("SET lock_configuration = true")
             _migrate(connection)
@@ -149,6 +170,17 @@ class DuckDBStore:
             connection.close()
             raise
         return connection
+
+    def _make_pipes(self) -> list[str]:
+        """Make the pipes for exports; without them there are none, and all else goes on."""
+        folder = self.path.parent.resolve()
+        paths = [folder / f"{self.path.name}.export-{n}" for n in range(MOST_EXPORTS)]
+        try:
+            self._pipes = Pipes(paths)
+        except OSError as error:
+            log.warning("exports_not_possible", reason=error.strerror)
+            return []
+        return [str(path) for path in paths]
 
     def _newest(self) -> datetime | None:
         with self.questions() as cursor:
@@ -170,6 +202,7 @@ class DuckDBStore:
             "max_temp_directory_size": SPILL_LIMIT,
             "autoinstall_known_extensions": False,
             "autoload_known_extensions": False,
+            "python_enable_replacements": False,
             # The batch file changes its content, not its name.
             "enable_external_file_cache": False,
         }
@@ -180,8 +213,13 @@ class DuckDBStore:
         for cursor in list(self._active):
             cursor.interrupt()
         with self._writing:
+            self._close_files()
             self._connection.close()
-            self._batch.close()
+
+    def _close_files(self) -> None:
+        if self._pipes is not None:
+            self._pipes.close()
+        self._batch.close()
 
     # -- writing -----------------------------------------------------------------------------------
 
@@ -280,6 +318,62 @@ class DuckDBStore:
             row = cursor.execute(_TOTALS.replace("/*where*/", condition), values).fetchone()
         return Totals(*row) if row else Totals()
 
+    def analytics(self, where: LogFilter, bucket_seconds: int) -> bytes:
+        """Return the figures of ``/logs/analytics`` as the text of a JSON object."""
+        if where.start_time is None:
+            raise ValueError("analytics need a start")
+        condition, values = _condition(where)
+        with self.questions() as cursor:
+            sql_text = _ANALYTICS.replace("/*where*/", condition)
+            rows = cursor.execute(sql_text, [bucket_seconds, *values]).fetchall()
+        now = datetime.now(UTC)
+        end = min(where.end_time or now, now)
+        return orjson.dumps(figures.analytics(rows, bucket_seconds, where.start_time, end))
+
+    def export(self, where: LogFilter, form: str) -> Iterator[bytes]:
+        """Give all rows as ``csv``, ``jsonl`` or ``parquet``, in the order they were stored."""
+        if self._pipes is None:
+            raise StoreUnavailable("the database's folder can hold no pipe for exports", 60)
+        options, names = _EXPORTS[form]
+        condition, values = _condition(where)
+        asking: list[duckdb.DuckDBPyConnection] = []
+
+        def write(path: Path) -> None:
+            copy = (
+                f"COPY (SELECT {names} FROM access_logs WHERE {condition}) "  # noqa: S608  our names
+                f"TO {_quoted(str(path))} ({options}, USE_TMP_FILE false)"
+            )
+            with self.questions(EXPORT_SECONDS) as cursor:
+                asking.append(cursor)
+                cursor.execute(copy, values)
+
+        def cancel() -> None:
+            for cursor in asking:
+                cursor.interrupt()
+
+        return self._pipes.transfer(write, cancel)
+
+    def sql(self, text: str, limit: int) -> bytes:
+        """Answer one SELECT of the operator's; *limit* rows at most. Raises QueryRefused."""
+        if not self._asking_sql.acquire(blocking=False):
+            raise StoreUnavailable("other SQL queries are running", retry_after=5)
+        began = time.perf_counter()
+        try:
+            with self.questions(SQL_SECONDS) as cursor:
+                try:
+                    names, rows, truncated = _answer(cursor, _checked(cursor, text), limit)
+                except duckdb.Error as error:
+                    raise _refusal(error) from error
+        finally:
+            self._asking_sql.release()
+        facts = {
+            "row_count": len(rows),
+            "truncated": truncated,
+            "duration_ms": round((time.perf_counter() - began) * 1000, 3),
+        }
+        shown = b'{"columns":' + orjson.dumps(names) + b',"rows":[' + ",".join(rows).encode()
+        return shown + b"]," + orjson.dumps(facts)[1:]
+
     def status(self) -> StoreStatus:
         """Return the state of the database alone: the journal's is the recorder's to tell."""
         with self.questions() as cursor:
@@ -316,14 +410,14 @@ class DuckDBStore:
             log.warning("rollback_failed", error=str(error))
 
     @contextmanager
-    def questions(self) -> Iterator[duckdb.DuckDBPyConnection]:
+    def questions(self, seconds: float | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
         """A connection of its own for one thread, to read with, for a bounded time."""
         self._refuse_if_unusable()
         try:
             cursor = self._connection.cursor()
         except duckdb.Error as error:
             raise self._translated(error) from error
-        alarm = threading.Timer(QUERY_SECONDS, cursor.interrupt)
+        alarm = threading.Timer(seconds or QUERY_SECONDS, cursor.interrupt)
         alarm.daemon = True
         self._active.add(cursor)
         alarm.start()
@@ -354,6 +448,50 @@ class DuckDBStore:
         if isinstance(error, duckdb.OutOfMemoryException):
             return StoreUnavailable("the query needs more memory than it may have", 5)
         return StoreUnavailable(_first_line(text), retry_after=5)
+
+
+def _checked(cursor: duckdb.DuckDBPyConnection, text: str) -> str:
+    """Return *text* where it is one SELECT that may be answered, else raise QueryRefused."""
+    statements = cursor.extract_statements(text)
+    if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
+        raise sql.not_allowed("only one SELECT is answered")
+    found = cursor.execute("SELECT json_serialize_sql(?::VARCHAR)::VARCHAR", [text]).fetchone()
+    sql.check(orjson.loads(found[0]) if found else {"error": True})
+    return str(statements[0].query)
+
+
+def _answer(
+    cursor: duckdb.DuckDBPyConnection, query: str, limit: int
+) -> tuple[list[str], list[str], bool]:
+    """Return the names, the rows as the texts of JSON arrays, and whether there are more."""
+    query = query.rstrip().rstrip(";")
+    columns = cursor.execute(f"DESCRIBE SELECT * FROM (\n{query}\n) AS page").fetchall()  # noqa: S608  checked
+    cells = [sql.cell(number, kind) for number, (_, kind, *_) in enumerate(columns)]
+    aliases = ", ".join(f"c{number}" for number in range(len(cells)))
+    row = " || ',' || ".join(cells)
+    cursor.execute(f"SELECT '[' || {row} || ']' FROM (\n{query}\n) AS page({aliases})")  # noqa: S608  checked
+    rows: list[str] = []
+    size = 0
+    while len(rows) <= limit and size < _LONGEST_ANSWER and (found := cursor.fetchmany(100)):
+        rows += [text for (text,) in found]
+        size += sum(len(text) for (text,) in found)
+    truncated = len(rows) > limit or size >= _LONGEST_ANSWER
+    return [name for name, *_ in columns], rows[:limit], truncated
+
+
+def _refusal(error: duckdb.Error) -> Exception:
+    """Return what to raise where a query of the operator's failed by *error*."""
+    if isinstance(error, duckdb.InterruptException):
+        return QueryRefused("sql_timeout", f"the query took longer than {SQL_SECONDS:.0f} s")
+    if isinstance(error, duckdb.OutOfMemoryException):
+        return QueryRefused("sql_out_of_memory", "the query needs more memory than it may have")
+    if isinstance(error, duckdb.FatalException | duckdb.InternalException | duckdb.IOException):
+        return error
+    return QueryRefused("sql_invalid", _first_line(str(error)))
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
 
 
 class _BatchFile:

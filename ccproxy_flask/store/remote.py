@@ -5,23 +5,38 @@ Rows pass through unparsed.
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import socket
+import threading
 from typing import TYPE_CHECKING, Any
 
 import orjson
 
 from ccproxy_flask.errors import StoreUnavailable
 
-from .base import Cursor, EntriesPage, LogFilter, Page, QueryPage, StoreStatus, Totals
+from .base import (
+    Cursor,
+    EntriesPage,
+    LogFilter,
+    Page,
+    QueryPage,
+    QueryRefused,
+    StoreStatus,
+    Totals,
+)
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 FACTS_HEADER = "x-ccproxy-facts"
 """What there is to say of an answer besides its rows, as JSON."""
 _TIMEOUT_SECONDS = 35.0
 _STATUS_SECONDS = 3.0
+EXPORT_SECONDS = 900.0
+"""How long an export may take, with all that its reader takes."""
+_PIECE = 65_536
 _LONGEST_REASON = 65_536
 
 
@@ -57,6 +72,32 @@ class RemoteStore:
         text, _ = self._ask("/totals", {"where": where.to_wire()})
         return Totals(**orjson.loads(text))
 
+    def analytics(self, where: LogFilter, bucket_seconds: int) -> bytes:
+        """Return the figures of ``/logs/analytics`` as the text of a JSON object."""
+        asked = {"where": where.to_wire(), "bucket_seconds": bucket_seconds}
+        return self._ask("/analytics", asked)[0]
+
+    def export(self, where: LogFilter, form: str) -> Iterator[bytes]:
+        """Give all rows as ``csv``, ``jsonl`` or ``parquet``, in the order they were stored."""
+        asked = {"where": where.to_wire(), "form": form}
+        connection = _UnixConnection(self._path, self._timeout)
+        # A reader that stalls must not keep the recorder's thread for ever.
+        alarm = threading.Timer(EXPORT_SECONDS, connection.break_off)
+        alarm.daemon = True
+        alarm.start()
+        try:
+            with _away():
+                answer = _answered(connection, "/export", asked)
+                while piece := answer.read1(_PIECE):
+                    yield piece
+        finally:
+            alarm.cancel()
+            connection.close()
+
+    def sql(self, text: str, limit: int) -> bytes:
+        """Answer one SELECT, with *limit* rows at most. Raises QueryRefused."""
+        return self._ask("/sql", {"text": text, "limit": limit})[0]
+
     def status(self) -> StoreStatus:
         """Return the state of the store and of the recorder."""
         text, _ = self._ask("/status", {}, min(self._timeout, _STATUS_SECONDS))
@@ -72,21 +113,38 @@ class RemoteStore:
     ) -> tuple[bytes, dict[str, Any]]:
         connection = _UnixConnection(self._path, timeout or self._timeout)
         try:
-            connection.request("POST", path, orjson.dumps(asked))
-            answer = connection.getresponse()
-            if answer.status != http.client.OK:
-                raise _refusal(answer)
-            return answer.read(), orjson.loads(answer.getheader(FACTS_HEADER) or b"{}")
-        except TimeoutError as error:
-            raise StoreUnavailable("the recorder does not answer", retry_after=5) from error
-        except (OSError, http.client.HTTPException) as error:
-            raise StoreUnavailable("the recorder is not running") from error
+            with _away():
+                answer = _answered(connection, path, asked)
+                return answer.read(), orjson.loads(answer.getheader(FACTS_HEADER) or b"{}")
         finally:
             connection.close()
 
 
-def _refusal(answer: http.client.HTTPResponse) -> StoreUnavailable:
+@contextlib.contextmanager
+def _away() -> Iterator[None]:
+    """Say in one word what a broken connection means."""
+    try:
+        yield
+    except TimeoutError as error:
+        raise StoreUnavailable("the recorder does not answer", retry_after=5) from error
+    except (OSError, http.client.HTTPException) as error:
+        raise StoreUnavailable("the recorder is not running") from error
+
+
+def _answered(
+    connection: _UnixConnection, path: str, asked: dict[str, Any]
+) -> http.client.HTTPResponse:
+    connection.request("POST", path, orjson.dumps(asked))
+    answer = connection.getresponse()
+    if answer.status != http.client.OK:
+        raise _refusal(answer)
+    return answer
+
+
+def _refusal(answer: http.client.HTTPResponse) -> StoreUnavailable | QueryRefused:
     text = answer.read(_LONGEST_REASON)
+    if answer.status == http.client.UNPROCESSABLE_ENTITY:
+        return QueryRefused(**orjson.loads(text))
     if answer.status != http.client.SERVICE_UNAVAILABLE:
         return StoreUnavailable(f"the recorder answered {answer.status}: another version of it?")
     facts = orjson.loads(text)
@@ -108,3 +166,8 @@ class _UnixConnection(http.client.HTTPConnection):
         except OSError:
             self.sock.close()
             raise
+
+    def break_off(self) -> None:
+        """End what is under way, from another thread."""
+        with contextlib.suppress(OSError):
+            self.sock.shutdown(socket.SHUT_RDWR)

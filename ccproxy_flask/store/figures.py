@@ -1,0 +1,148 @@
+"""The shape of ``/logs/analytics``, made of the rows of ``queries/analytics.sql``. Pure."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+MOST_NAMES = 100
+"""Of each breakdown that many are shown, those with the most requests."""
+UNKNOWN = "unknown"
+_MOST_BUCKETS = 200
+_MINUTE, _HOUR, _DAY = 60, 3600, 86400
+_BUCKETS = (
+    *(_MINUTE, 5 * _MINUTE, 15 * _MINUTE, _HOUR, 3 * _HOUR, 6 * _HOUR, 12 * _HOUR),
+    *(_DAY, 7 * _DAY, 28 * _DAY, 364 * _DAY),
+)
+# Which dimension a row is about: the bit that GROUPING() has not set.
+_WHOLE, _SERVICE_TYPE, _MODEL, _PROVIDER, _FAILURE, _BUCKET = 31, 15, 23, 27, 29, 30
+_BREAKDOWNS = {
+    "service_type_breakdown": _SERVICE_TYPE,
+    "model_breakdown": _MODEL,
+    "provider_breakdown": _PROVIDER,
+}
+_NOTHING = (0, 0, None, None, None, None, None, 0, 0, 0, 0, 0, 0)
+
+Row = tuple[Any, ...]
+
+
+def bucket_for(start: float, end: float) -> int:
+    """Return the seconds of a bucket, so that *start* to *end* are at most some 200 of them."""
+    seconds = end - start
+    return next((size for size in _BUCKETS if seconds <= size * _MOST_BUCKETS), _BUCKETS[-1])
+
+
+def analytics(rows: Iterable[Row], bucket: int, start: datetime, end: datetime) -> dict[str, Any]:
+    """Return all figures; the time series has every bucket of *bucket* seconds there is."""
+    levels: dict[int, list[Row]] = {}
+    for row in rows:
+        levels.setdefault(row[0], []).append(row)
+    whole = _figures(levels[_WHOLE][0][3:] if _WHOLE in levels else _NOTHING)
+    found: dict[str, Any] = {
+        "summary": _summary(whole),
+        "token_analytics": _token_analytics(whole),
+        "request_analytics": {
+            "total_requests": whole["request_count"],
+            **{
+                name: whole[name]
+                for name in ("successful_requests", "error_requests", "success_rate", "error_rate")
+            },
+        },
+    }
+    for name, level in _BREAKDOWNS.items():
+        shown = _largest(levels.get(level, []))
+        found[name] = {row[1] or UNKNOWN: _figures(row[3:]) for row in shown}
+    found["error_breakdown"] = _errors(levels.get(_FAILURE, []), whole["error_requests"])
+    found["not_shown"] = {
+        name: max(0, len(levels.get(level, [])) - MOST_NAMES) for name, level in _BREAKDOWNS.items()
+    }
+    found["timeseries"] = list(_timeseries(levels.get(_BUCKET, []), bucket, start, end))
+    found["bucket_seconds"] = bucket
+    return found
+
+
+def _figures(row: Row) -> dict[str, Any]:
+    requests, successes, average, duration, average_ttft, ttft, cost, priced, *tokens = row
+    tokens_in, tokens_out, cache_read, cache_write, reasoning = tokens
+    shown: dict[str, Any] = {
+        "request_count": requests,
+        "successful_requests": successes,
+        "error_requests": requests - successes,
+        "success_rate": _percent(successes, requests),
+        "error_rate": _percent(requests - successes, requests),
+        "avg_duration_ms": average,
+    }
+    shown |= _quantiles("duration_ms", duration) | {"avg_ttft_ms": average_ttft}
+    shown |= _quantiles("ttft_ms", ttft)
+    return shown | {
+        "total_cost_usd": cost,
+        "priced_requests": priced,
+        "total_tokens_input": tokens_in,
+        "total_tokens_output": tokens_out,
+        "total_cache_read_tokens": cache_read,
+        "total_cache_write_tokens": cache_write,
+        "total_tokens_reasoning": reasoning,
+        "total_tokens_all": tokens_in + tokens_out + cache_read + cache_write,
+    }
+
+
+def _quantiles(name: str, values: list[float] | None) -> dict[str, float | None]:
+    known: list[float] | list[None] = values or [None, None, None]
+    return {
+        f"{each}_{name}": value for each, value in zip(("p50", "p95", "p99"), known, strict=True)
+    }
+
+
+def _summary(whole: dict[str, Any]) -> dict[str, Any]:
+    names = {
+        "request_count": "total_requests",
+        "successful_requests": "total_successful_requests",
+        "error_requests": "total_error_requests",
+    }
+    return {
+        names.get(name, name): value
+        for name, value in whole.items()
+        if name not in ("success_rate", "error_rate")
+    }
+
+
+def _token_analytics(whole: dict[str, Any]) -> dict[str, int]:
+    return {
+        "input_tokens": whole["total_tokens_input"],
+        "output_tokens": whole["total_tokens_output"],
+        "cache_read_tokens": whole["total_cache_read_tokens"],
+        "cache_write_tokens": whole["total_cache_write_tokens"],
+        "total_tokens": whole["total_tokens_all"],
+    }
+
+
+def _errors(rows: list[Row], errors: int) -> dict[str, Any]:
+    """Return how often each error was, and its part of all errors in percent."""
+    return {
+        row[1]: {"request_count": row[3], "share": _percent(row[3], errors)}
+        for row in _largest([row for row in rows if row[1] is not None])
+    }
+
+
+def _largest(rows: list[Row]) -> list[Row]:
+    return sorted(rows, key=lambda row: (-row[3], row[1] or ""))[:MOST_NAMES]
+
+
+def _timeseries(
+    rows: list[Row], bucket: int, start: datetime, end: datetime
+) -> Iterable[dict[str, Any]]:
+    known = {row[2]: row[3:] for row in rows}
+    first = int(start.timestamp() // bucket)
+    last = max(int(end.timestamp() // bucket), *known, first)
+    # A clock that was years ahead once must not make millions of buckets.
+    for number in range(first, min(last, first + 2 * _MOST_BUCKETS) + 1):
+        moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=number * bucket)
+        stamp = moment.isoformat().replace("+00:00", "Z")
+        yield {"timestamp": stamp, **_figures(known.get(number, _NOTHING))}
+
+
+def _percent(part: int, whole: int) -> float:
+    return round(100 * part / whole, 4) if whole else 0.0

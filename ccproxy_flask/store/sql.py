@@ -1,0 +1,89 @@
+"""Which statements ``/logs/sql`` answers: DuckDB's own parse of them is checked here. Pure."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from .base import QueryRefused
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+TABLE = "access_logs"
+_TABLE_FUNCTIONS = frozenset({"range", "generate_series", "unnest"})
+# What says something about the machine or changes something; whatever reads files is a table
+# function, and of those only the three above are allowed.
+_FUNCTIONS = frozenset(
+    {"getenv", "getvariable", "current_setting", "nextval", "currval", "setseed", "write_log"}
+)
+_FUNCTION_PREFIXES = ("read_", "pragma_", "duckdb_", "pg_", "which_", "parse_duckdb", "has_")
+_CTE = re.compile(
+    r"(?!duckdb_|pragma_|pg_|sqlite_|information_schema)[a-z_][a-z0-9_]*", re.IGNORECASE
+)
+
+
+def check(tree: dict[str, Any]) -> None:
+    """Raise QueryRefused where *tree*, made by DuckDB's ``json_serialize_sql``, reads anything but
+    the table of records."""
+    if tree.get("error"):
+        raise not_allowed("only one SELECT is answered")
+    nodes = list(_nodes(tree))
+    names = {TABLE}
+    for node in nodes:
+        for entry in (node.get("cte_map") or {}).get("map", ()):
+            if not _CTE.fullmatch(entry["key"]):
+                raise not_allowed(f"{entry['key']!r} is no name for a common table expression")
+            names.add(entry["key"].lower())
+    for node in nodes:
+        _check_node(node, names)
+
+
+def _check_node(node: dict[str, Any], tables: set[str]) -> None:
+    kind = node.get("type")
+    if kind == "BASE_TABLE":
+        name = node["table_name"].lower()
+        if name not in tables or node.get("catalog_name") or node.get("schema_name"):
+            raise not_allowed(f"there is no table {node['table_name']!r}, only {TABLE}")
+    elif kind == "TABLE_FUNCTION":
+        name = (node.get("function") or {}).get("function_name", "").lower()
+        if name not in _TABLE_FUNCTIONS:
+            raise not_allowed(f"the table function {name!r} is not allowed")
+    elif kind == "SHOW_REF" and not node.get("query"):
+        raise not_allowed(f"only {TABLE} is shown: DESCRIBE {TABLE}")
+    elif node.get("class") == "FUNCTION":
+        name = node.get("function_name", "").lower()
+        if name in _FUNCTIONS or name.startswith(_FUNCTION_PREFIXES):
+            raise not_allowed(f"the function {name!r} is not allowed")
+
+
+def _nodes(value: Any) -> Iterator[dict[str, Any]]:
+    waiting = [value]
+    while waiting:
+        each = waiting.pop()
+        if isinstance(each, dict):
+            yield each
+            waiting.extend(each.values())
+        elif isinstance(each, list):
+            waiting.extend(each)
+
+
+def not_allowed(message: str) -> QueryRefused:
+    """Return what to raise where a statement may not be answered."""
+    return QueryRefused("sql_not_allowed", message)
+
+
+def cell(position: int, kind: str) -> str:
+    """Return the SQL that makes the JSON text of column *position*, of DuckDB's type *kind*."""
+    name = f"c{position}"
+    if kind == "TIMESTAMP WITH TIME ZONE":
+        shown = f"strftime({name} AT TIME ZONE 'UTC', '%Y-%m-%dT%H:%M:%S.%fZ')"
+    elif kind.startswith("TIMESTAMP") and kind.isidentifier():
+        shown = f"strftime({name}::TIMESTAMP, '%Y-%m-%dT%H:%M:%S.%fZ')"
+    elif kind in ("DOUBLE", "FLOAT"):
+        shown = f"CASE WHEN isfinite({name}) THEN {name} END"
+    elif "DOUBLE" in kind or "FLOAT" in kind:  # may hold NaN, which JSON has not
+        shown = f"{name}::VARCHAR"
+    else:
+        shown = name
+    return f"coalesce(to_json({shown})::VARCHAR, 'null')"
