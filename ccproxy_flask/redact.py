@@ -79,15 +79,16 @@ _LONGEST_QUERY = 1024
 # No part may try one stretch of text twice: a header of 64 KiB has to pass in no time.
 _SECRET = re.compile(
     r"""
-      (?<![A-Za-z0-9])(?:sk|pk|rk|gsk|xai|pplx|csk|hf|fw|r8|key|sess|nvapi|glpat|gh[opsu]|github_pat
+      (?<![A-Za-z0-9])(?:sk|pk|rk|gsk|xai|pplx|csk|hf|fw|r8|sess|nvapi|glpat|gh[opsu]|github_pat
         |xox[abeprs])[-_][A-Za-z0-9_\-*.]{4,}
+    | (?<![A-Za-z0-9])key[-_](?=[A-Za-z_\-*.]{0,24}[0-9])[A-Za-z0-9_\-*.]{4,}
     | (?<![A-Za-z0-9])A[KS]IA[A-Z0-9]{8,}
     | (?<![A-Za-z0-9])AIza[A-Za-z0-9_\-*]{4,}
     | (?<![A-Za-z0-9])ya29\.[A-Za-z0-9_\-.]+
     | (?<![A-Za-z0-9])eyJ[A-Za-z0-9_\-]{8,}(?:\.[A-Za-z0-9_\-.]+)?
     | (?i:(?:key|token|secret|passw(?:or)?d|authorization|credentials?)[\\"']*\s*[=:]\s*[\\"']*
         (?:(?:bearer|basic)\s+)?)[^\s"',;&}\\]{4,}
-    | (?i:\b(?:bearer|basic)\s+)[^\s"',;}\\]{4,}
+    | (?i:\b(?:bearer|basic)\s+)(?=[^\s"',;}\\]{0,32}[0-9=+/]|[^\s"',;}\\]{20})[^\s"',;}\\]{4,}
     | (?<=://)[^\s/@:]*:[^\s/@]+(?=@)
     """,
     re.VERBOSE,

@@ -13,6 +13,7 @@ from urllib.parse import quote
 import brotli
 import pytest
 import zstandard
+from conftest import RECORDINGS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -523,3 +524,26 @@ def test_large_bodies_take_no_time():
     known.body(b"x" * 1_000_000, "text/plain")
     known.body(b"{" * 1_000_000, "application/json")
     assert time.process_time() - started < 5
+
+
+@pytest.mark.recordings
+def test_recorded_traffic_can_be_read():
+    """Of real traffic, all but a few events are shown as what they are, with their texts."""
+    paths = sorted(RECORDINGS.glob("*.json"))
+    if not paths:
+        pytest.skip("no recordings here")
+    events = 0
+    for path in paths:
+        recorded = json.loads(path.read_text())
+        kind = recorded["response_headers"].get("content-type", "")
+        body = base64.b64decode(recorded["response_body_base64"])
+        if "event-stream" not in kind:
+            continue
+        found = [e for e in shown_events([body], kind, "", Redactor()) if e.value is not None]
+        real = [json.loads(li[6:]) for li in body.splitlines() if li.startswith(b"data: {")]
+        assert len(found) == len(real), path.name
+        shown = [leaf(each.value) for each in found if "arguments" not in str(each.value)]
+        told = [leaf(each) for each in real if "arguments" not in str(each)]
+        assert "".join(shown) == "".join(told), path.name
+        events += len(found)
+    assert events > 5000

@@ -38,6 +38,8 @@ _REQUEST = _names("""
     options keep_alive raw template think betas inference_geo anthropic_version candidateCount
     mirostat num_ctx num_predict num_keep repeat_penalty min_p purpose size quality style
     response_mime_type timestamp_granularities user_location country timezone
+    media_type mimeType mime_type inlineData inline_data fileData input_audio image_url
+    prompt_cache_options allow_fallbacks only order
 """)
 _TOOLS = _names("""
     tools tool_choice tool_calls function functions function_call functionCall functionResponse
@@ -58,6 +60,7 @@ _TOOL_INPUTS = _names("""
     subagent_type glob output_mode head_limit timeout run_in_background location city unit location
     notebook_path cell_type edit_mode skill explanation plan step patch workdir view_range lines
     new_lines old_lines start_line end_line num_lines total_lines stdout stderr return_code
+    old_start new_start exit_code latitude longitude file_type
 """)
 _ANSWER = _names("""
     finish_reason finishReason finishMessage native_finish_reason stop_reason stop_sequence
@@ -73,7 +76,10 @@ _ANSWER = _names("""
     web webSearchQueries search_results snippet page_age cited_text domain avgLogprobs
     owned_by root context_length architecture input_modalities output_modalities quota
     embedding embeddings values score rank relevance_score x_groq time_info container_type
-    upstream_inference_cost provider provider_name
+    upstream_inference_cost provider provider_name cost channel tool_usage logs sources
+    protected_material_code protected_material_text groundingChunkIndices num_sources_used
+    urlContextMetadata urlMetadata urlRetrievalStatus server_tool_use_details
+    server_side_tool_usage_details status_code
 """)
 SHOWN = _SHAPE | _REQUEST | _TOOLS | _TOOL_INPUTS | _ANSWER
 
