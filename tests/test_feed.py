@@ -206,3 +206,138 @@ def test_missing_directory_is_waited_for(tmp_path):
         assert subscription.get(timeout=0.1) is None
         open_writer(tmp_path / "journal").end(make_record())
         take(subscription, 1)
+
+
+# -- following one segment after the other, and going on from a position ---------------------------
+
+
+def test_long_segments_are_read_before_later_ones(tmp_path, feed):
+    """However much comes at once, each worker's events come in its order."""
+    writer = open_writer(tmp_path, segment_bytes=512 << 10)
+    records = [make_record(number % 1000) for number in range(3000)]
+    with feed.subscribe(limit=10_000) as subscription:
+        subscription_lock = feed._following.lock  # noqa: SLF001  makes it read all at once
+        with subscription_lock:
+            for record in records:
+                writer.start(record)
+                writer.end(record)
+        events = take(subscription, 6000)
+        assert len(list_segments(tmp_path)) > 3
+    wanted = [(kind, one.request_id) for one in records for kind in ("start", "complete")]
+    assert [
+        (event["type"].removeprefix("request_"), event["data"]["request_id"]) for event in events
+    ] == wanted
+    assert feed.in_flight() == []
+
+
+def test_goes_on_from_every_position(tmp_path, feed):
+    """From behind each event on come exactly those that came behind it."""
+    one, two = (open_writer(tmp_path, segment_bytes=4096) for _ in range(2))
+    waiting = make_record()
+    with feed.subscribe() as subscription:
+        one.start(waiting)
+        for number in range(12):
+            for writer in (one, two):
+                record = make_record(number)
+                writer.start(record)
+                writer.end(record)
+        one.end(waiting)
+        events = take(subscription, 50)
+        for index, event in enumerate(events):
+            with feed.subscribe(after=event.position) as again:
+                rest = take(again, 49 - index)
+                assert again.get(timeout=0.02) is None
+            told = {(one["type"], one["data"]["request_id"]) for one in events[index + 1 :]}
+            assert {(one["type"], one["data"]["request_id"]) for one in rest} == told
+
+
+def test_position_while_nothing_was_there(tmp_path):
+    """A watcher that saw an empty journal goes on with its first event."""
+    feed = Feed(tmp_path / "journal")
+    with feed.subscribe() as subscription:
+        found, position = subscription.take(0)
+        assert found == []
+    open_writer(tmp_path / "journal").end(record := make_record())
+    with feed.subscribe(after=position) as subscription:
+        [event] = take(subscription, 1)
+        assert event["data"]["request_id"] == record.request_id
+    feed.close()
+
+
+def test_half_a_line_of_a_dead_worker(tmp_path, feed):
+    """What a worker was killed over is no event, and who goes on meets the others behind it."""
+    with feed.subscribe() as subscription:
+        position = subscription.take(0)[1]
+        with forked(lambda: _write_and_tear(tmp_path)):
+            take(subscription, 1)
+    with feed.subscribe(after=position) as subscription:
+        take(subscription, 1)
+        writer = open_writer(tmp_path)
+        writer.end(record := make_record())
+        [event] = take(subscription, 1)
+        assert event["data"]["request_id"] == record.request_id
+        wait_until(lambda: subscription.get(timeout=0) or subscription.replay is None)
+
+
+def _write_and_tear(directory: Path) -> None:
+    open_writer(directory).end(make_record())
+    [segment] = list_segments(directory)
+    with (directory / segment.name).open("ab") as file:
+        file.write(b'{"event":"end","request_id":"half')
+
+
+def test_worker_that_dies_just_after_an_end(tmp_path, feed):
+    """An end that was written is told, and not an end by death with it."""
+    for _ in range(5):
+        record = make_record()
+
+        def work(record=record) -> None:
+            writer = open_writer(tmp_path)
+            writer.start(record)
+            writer.end(record)
+
+        with feed.subscribe() as subscription:
+            with forked(work):
+                pass
+            events = take(subscription, 2)
+            assert [event["type"] for event in events] == ["request_start", "request_complete"]
+        with feed.subscribe() as subscription:
+            assert subscription.get(timeout=0.05) is None
+
+
+def test_part_that_went_unread(tmp_path, feed):
+    """Where segments go before they were read, an overflow of unknown size says so; no repeats."""
+    writer = open_writer(tmp_path, segment_bytes=4096)
+    waiting = make_record()
+    with feed.subscribe() as subscription:
+        writer.start(waiting)
+        take(subscription, 1)
+        with feed._following.lock:  # noqa: SLF001  stands for a process that was stopped
+            for number in range(20):
+                writer.end(make_record(number))
+            for segment in list_segments(tmp_path)[:-1]:
+                (tmp_path / segment.name).unlink()
+        writer.end(waiting)
+        events = take(subscription, 1)
+        while events[-1]["data"].get("request_id") != waiting.request_id:
+            events += take(subscription, 1)
+    assert (events[0]["type"], events[0]["data"]) == ("overflow", {"missed": None})
+    assert [event["type"] for event in events].count("request_start") == 0
+    assert events[-1]["type"] == "request_complete"
+
+
+def test_watcher_that_selects(tmp_path, feed):
+    """What a watcher selects is all it gets, and all that counts as missed."""
+    writer = open_writer(tmp_path)
+
+    def failures(event: Any) -> list[str]:
+        return [event["data"]["request_id"]] if event["type"] == "request_error" else []
+
+    with feed.subscribe(limit=2, select=failures) as chosen, feed.subscribe() as every:
+        records = [make_record(number, status_code=200 + 300 * (number % 2)) for number in range(8)]
+        for record in records:
+            writer.end(record)
+        take(every, 8)
+        overflow, *rest = take(chosen, 3)
+    assert overflow["data"] == {"missed": 2}
+    assert rest == [record.request_id for record in records[5::2]]

@@ -50,7 +50,7 @@ class Subscription:
         self._missed = 0
         self._changed = threading.Condition()
         self._closed = False
-        self._position = "0"
+        self._position = "0" if replay is None else replay.position()
         self.on_end: Callable[[], None] | None = None
         """Called once there is no further event."""
 
@@ -67,20 +67,19 @@ class Subscription:
     def take(self, timeout: float | None = None, most: int = 256) -> tuple[list[Any], str]:
         """Return the next events, and the position (:class:`Follower`) behind them.
 
-        None of them after *timeout* seconds without one, or when closed. Up to *most*; more while
-        it catches up. The position is good for nothing while further events wait.
+        None of them after *timeout* seconds without one, or when closed; else up to *most*. Where
+        further ones wait, the position is behind those too.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
-        while self.replay is not None and not self._closed:
-            found, position = self._feed.catch_up(self)
-            if found:
-                return self._selected(found), position
+        while self.replay is not None and not self._has_news():
+            self._feed.catch_up(self)
             if deadline is not None and time.monotonic() >= deadline:
-                return [], position
+                break
+        left = None if deadline is None else deadline - time.monotonic()
         with self._changed:
-            if timeout != 0:
-                self._changed.wait_for(self._has_news, timeout)
-            found = []
+            if left is None or left > 0:
+                self._changed.wait_for(self._has_news, left)
+            found: list[Any] = []
             if self._missed:
                 missed, self._missed = self._missed, 0
                 found.append(Event("overflow", {"missed": missed}))
@@ -99,14 +98,14 @@ class Subscription:
     def put(self, events: Sequence[Any], position: str = "0") -> None:
         """Take *events* and the *position* behind them; the feed calls this."""
         with self._changed:
-            if self._closed or self.replay is not None:
+            if self._closed:
                 return
             self._position = position
             selected = self._selected(events)
             if not selected:
                 return
             self._events.extend(selected)
-            while len(self._events) > self._limit:
+            while len(self._events) > self._limit and self.replay is None:
                 self._events.popleft()
                 self._missed += 1
             self._changed.notify()
@@ -195,37 +194,27 @@ class Feed:
                 subscription.put([], following.follower.position())
         return subscription
 
-    def catch_up(self, subscription: Subscription) -> tuple[list[Event], str]:
-        """Return what a subscription has missed so far, and the position behind it.
-
-        None of it where it has caught up, or has to wait for a moment.
-        """
+    def catch_up(self, subscription: Subscription) -> None:
+        """Give a subscription some of what it has missed so far; at the end it has caught up."""
         replay, following = subscription.replay, self._following
-        if replay is None:
-            return [], "0"
-        if following is None:
-            return [], replay.position()
+        if replay is None or following is None:
+            time.sleep(_CATCH_UP_SECONDS)  # it is being closed
+            return
         with following.lock:
             targets = following.follower.reached()
         events = self._read(lambda: replay.poll_up_to(targets))
-        if not events and not self._meet(subscription, replay, following, events):
+        subscription.put(events, replay.position())
+        if not events and not self._meet(subscription, replay, following):
             time.sleep(_CATCH_UP_SECONDS)
         time.sleep(0)  # lets other greenlets have their turn
-        return events, replay.position()
 
-    def _meet(
-        self,
-        subscription: Subscription,
-        replay: Follower,
-        following: _Following,
-        events: list[Event],
-    ) -> bool:
+    def _meet(self, subscription: Subscription, replay: Follower, following: _Following) -> bool:
         with following.lock:
             if not replay.meets(following.follower):
                 return False
-            events += replay.told_beside(following.follower)
+            events = replay.told_beside(following.follower)
             subscription.replay = None
-            subscription.put([], following.follower.position())
+            subscription.put(events, following.follower.position())
         return True
 
     def leave(self, subscription: Subscription) -> None:
@@ -270,7 +259,8 @@ class Feed:
                 if following.ready.is_set():
                     position = follower.position()
                     for subscription in watchers:
-                        subscription.put(events, position)
+                        if subscription.replay is None:
+                            subscription.put(events, position)
             following.ready.set()
             following.stopped.wait(0.001 if follower.behind else _POLL_SECONDS)
 
