@@ -124,8 +124,9 @@ class Lines:
 
     def __iter__(self) -> Iterator[bytes]:
         found, position = self._subscription.take(0)
-        # What waits already comes behind this, and stands before the position.
-        where = None if found else position
+        # What waits already comes behind this, and stands before the position. A feed that is
+        # closed has none: the reader keeps its own, and goes on from there at the next server.
+        where = None if found or self._subscription.closed else position
         yield b"retry: %d\n" % _RETRY_MS + self._own("connection", {}, where) + _text(found)
         beat_at = time.monotonic() + self._heartbeat
         while not self._subscription.closed:
