@@ -596,12 +596,12 @@ class WireResponse(requests.Response):
         self.elapsed = _NO_TIME
 
     @cached_property
-    def headers(self) -> CaseInsensitiveDict[str]:  # type: ignore[override]
+    def headers(self) -> CaseInsensitiveDict[str]:  # type: ignore[override]  # made late
         """The headers; repeated ones joined, as ``requests`` has them."""
         return CaseInsensitiveDict(_joined(cast("Any", self.raw).wire_headers))
 
     @cached_property
-    def cookies(self) -> RequestsCookieJar:  # type: ignore[override]
+    def cookies(self) -> RequestsCookieJar:  # type: ignore[override]  # made late
         """No cookies: they are between the client and the upstream."""
         return RequestsCookieJar()
 
