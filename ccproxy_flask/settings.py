@@ -138,6 +138,12 @@ class Observability(_Section):
     duckdb_path: Path | None = None
     """The database file. Default: `$XDG_DATA_HOME/ccproxy/metrics.duckdb`, that is
     `~/.local/share/ccproxy/metrics.duckdb`."""
+    retention_days: Annotated[float, BeforeValidator(_no_flag), Field(gt=0, le=36_500)] | None = (
+        None
+    )
+    """Records older than this go. Default: none does."""
+    retention_max_bytes: Annotated[int, BeforeValidator(_no_flag), Field(ge=4 << 20)] | None = None
+    """Over this size of the data in the database the oldest records go. Default: none does."""
     max_models: Annotated[int, Field(ge=1, le=10_000)] = 100
     """How many different models get a metric label of their own; later ones are `other`."""
     node: Annotated[str, Field(max_length=64)] | None = None

@@ -60,7 +60,7 @@ def test_wheel_has_everything_the_pages_need(wheel):
         assert shipped
         assert shipped <= {name.removeprefix("ccproxy_flask/") for name in names}
     assert "ccproxy_flask/py.typed" in names
-    assert "ccproxy_flask/store/schema.sql" in names
+    assert "ccproxy_flask/store/migrations/0001_first.sql" in names
     assert not [name for name in names if name.startswith(("tests/", "benchmarks/", "docs/"))]
 
 

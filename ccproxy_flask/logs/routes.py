@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import time
 from typing import TYPE_CHECKING, Any
@@ -13,8 +14,18 @@ from ccproxy_flask import __version__, tracing
 from ccproxy_flask.access import error_response, guard
 from ccproxy_flask.errors import StoreUnavailable
 from ccproxy_flask.journal.segments import list_segments
+from ccproxy_flask.store.base import LogFilter, Page, QueryRefused
+from ccproxy_flask.store.figures import bucket_for
 
-from .filters import InvalidParameters, entries_parameters, no_parameters, query_parameters
+from .filters import (
+    InvalidParameters,
+    analytics_parameters,
+    entries_parameters,
+    export_parameters,
+    no_parameters,
+    query_parameters,
+    sql_parameters,
+)
 
 if TYPE_CHECKING:
     from ccproxy_flask.journal import JournalWriter
@@ -24,6 +35,12 @@ if TYPE_CHECKING:
 COLLECTION_OFF = "Logs collection is disabled. Enable with logs_collection_enabled=true"
 _DISABLED_RETRY_SECONDS = 60
 _LATE_SECONDS = 5.0
+_LONGEST_BODY = 128 << 10
+_EXPORT_TYPES = {
+    "csv": "text/csv",
+    "jsonl": "application/x-ndjson",
+    "parquet": "application/vnd.apache.parquet",
+}
 _SECONDS = re.compile(r"[0-9.eE+-]+")
 
 blueprint = Blueprint("logs", __name__, url_prefix="/logs")
@@ -46,9 +63,20 @@ def _forbid_caching(response: Response) -> Response:
 @blueprint.errorhandler(InvalidParameters)
 def _unprocessable(error: InvalidParameters) -> Response:
     detail = [
-        {"type": one.kind, "loc": [one.where, one.name], "msg": str(one), "input": one.value}
+        {
+            "type": one.kind,
+            "loc": [one.where, one.name] if one.name else [one.where],
+            "msg": str(one),
+            "input": one.value,
+        }
         for one in error.problems
     ]
+    return _json(orjson.dumps({"detail": detail}), 422)
+
+
+@blueprint.errorhandler(QueryRefused)
+def _refused(error: QueryRefused) -> Response:
+    detail = [{"type": error.kind, "loc": ["body", "sql"], "msg": str(error), "input": None}]
     return _json(orjson.dumps({"detail": detail}), 422)
 
 
@@ -77,6 +105,65 @@ def entries() -> Response:
         "backend": _settings().observability.log_storage_backend,
     }
     return _rows("entries", found.text, facts)
+
+
+@blueprint.get("/entries/<request_id>")
+def entry(request_id: str) -> Response:
+    """One row."""
+    store = _store()
+    no_parameters(request.args)
+    found = store.entries(LogFilter(request_id=request_id), Page(limit=1))
+    if not found.total_count:
+        return error_response(404, "not_found", "There is no record with this request id.")
+    return _json(found.text[1:-1])
+
+
+@blueprint.get("/analytics")
+def analytics() -> Response:
+    """Figures over a time, from one scan of the table (SPEC §5)."""
+    store = _store()
+    where, hours = analytics_parameters(request.args)
+    now = time.time()
+    start = where.start_time.timestamp() if where.start_time else 0.0
+    end = where.end_time.timestamp() if where.end_time else now
+    size = bucket_for(start, min(end, now))
+    found = store.analytics(where, size)
+    facts = {
+        "query_time": now,
+        "backend": _settings().observability.log_storage_backend,
+        "query_params": {
+            "start_time": _as_given(request.args.get("start_time")) or start,
+            "end_time": _as_given(request.args.get("end_time")) or end,
+            "model": where.model,
+            "service_type": request.args.get("service_type"),
+            "hours": hours,
+        },
+    }
+    return _json(found[:-1] + b"," + orjson.dumps(facts)[1:])
+
+
+@blueprint.get("/export")
+def export() -> Response:
+    """All rows as a file (SPEC §5), passed on as the recorder makes it."""
+    store = _store()
+    where, form = export_parameters(request.args)
+    pieces = store.export(where, form)
+    first = next(pieces, b"")  # what is wrong is known now, while there still is a status to send
+    name = f"ccproxy-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}.{form}"
+    response = Response(itertools.chain([first], pieces), mimetype=_EXPORT_TYPES[form])
+    response.headers["content-disposition"] = f'attachment; filename="{name}"'
+    return response
+
+
+@blueprint.post("/sql")
+def sql() -> Response:
+    """The answer to one SELECT of the operator's (SPEC §5)."""
+    store = _store()
+    no_parameters(request.args)
+    if (request.content_length or 0) > _LONGEST_BODY:
+        return error_response(413, "too_large", f"At most {_LONGEST_BODY} bytes.")
+    text, limit = sql_parameters(request.stream.read(_LONGEST_BODY))
+    return _json(store.sql(text, limit))
 
 
 @blueprint.get("/query")

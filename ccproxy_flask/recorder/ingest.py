@@ -47,6 +47,9 @@ class Observer(Protocol):
     def backlog(self, size: int) -> None:
         """*size* bytes of the journal are not stored yet."""
 
+    def store_health(self, up: bool) -> None:
+        """The store takes records, or it does not."""
+
 
 class Nobody:
     """An observer that does nothing."""
@@ -58,6 +61,9 @@ class Nobody:
         """Do nothing."""
 
     def backlog(self, size: int) -> None:
+        """Do nothing."""
+
+    def store_health(self, up: bool) -> None:
         """Do nothing."""
 
 

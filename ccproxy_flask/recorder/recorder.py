@@ -17,11 +17,12 @@ from ccproxy_flask.store.base import StoreDamaged
 from ccproxy_flask.store.duckdb import DuckDBStore, set_aside
 from ccproxy_flask.store.remote import RemoteStore
 
-from .ingest import Ingest, Limits
+from .ingest import Ingest, Limits, Nobody
+from .retention import Retention
 from .server import SocketServer, private_directory
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from ccproxy_flask.settings import Settings
     from ccproxy_flask.store.base import (
@@ -57,11 +58,14 @@ class Recorder:
     """
 
     def __init__(self, settings: Settings, observer: Observer | None = None) -> None:
-        self._settings, self._observer = settings, observer
+        self._settings = settings
+        self._observer: Observer = observer or Nobody()
         self._directory = settings.journal_directory
         self._store: DuckDBStore | None = None
         self._ingest: Ingest | None = None
         self._ingesting = threading.Lock()
+        kept = settings.observability
+        self._retention = Retention(kept.retention_days, kept.retention_max_bytes)
         self._stopping = threading.Event()
         self._drain_seconds = _DRAIN_SECONDS
         self._reason: str | None = _STARTING
@@ -153,6 +157,8 @@ class Recorder:
         with self._ingesting:
             try:
                 moved = self._opened().step()
+                if not moved and self._store is not None:
+                    self._retention.step(self._store)
             except StoreDamaged as error:
                 self._in_trouble(error)
                 self._set_aside()
@@ -189,6 +195,7 @@ class Recorder:
         """Begin anew from what the store says: a commit that failed may have taken place."""
         self._ingest = None
         self._failures += 1
+        self._observer.store_health(False)
         self._reason = str(error)
         if self._store is not None and self._failures > 1:
             self._close_store()
@@ -202,6 +209,7 @@ class Recorder:
             log.info("store_available", failures=self._failures)
         self._failures = 0
         self._reason = None
+        self._observer.store_health(True)
         self._reminded_at = float("-inf")
 
     def _set_aside(self) -> None:
@@ -238,6 +246,18 @@ class Recorder:
     def totals(self, where: LogFilter) -> Totals:
         """Return the sums over all rows of *where*."""
         return self._current().totals(where)
+
+    def analytics(self, where: LogFilter, bucket_seconds: int) -> bytes:
+        """Return the figures of ``/logs/analytics`` as the text of a JSON object."""
+        return self._current().analytics(where, bucket_seconds)
+
+    def export(self, where: LogFilter, form: str) -> Iterator[bytes]:
+        """Give all rows as ``csv``, ``jsonl`` or ``parquet``."""
+        return self._current().export(where, form)
+
+    def sql(self, text: str, limit: int) -> bytes:
+        """Answer one SELECT, with *limit* rows at most. Raises QueryRefused."""
+        return self._current().sql(text, limit)
 
     def status(self) -> StoreStatus:
         """Return the state of the store and of the way to it."""

@@ -241,7 +241,7 @@ class Store(Protocol):
         """
 
     def export(self, where: LogFilter, form: str) -> Iterator[bytes]:
-        """Give all rows as ``csv``, ``jsonl`` or ``parquet``, in the order they were stored.
+        """Give all rows as ``csv``, ``jsonl`` or ``parquet``, in no particular order.
 
         What is wrong is raised by the first piece, or breaks off what came before.
         """

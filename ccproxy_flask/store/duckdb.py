@@ -6,7 +6,7 @@ import os
 import tempfile
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -50,6 +50,9 @@ QUERY_SECONDS = 30.0
 """A query that takes longer is broken off."""
 SQL_SECONDS = 10.0
 """The same for a query of the operator's own."""
+SQL_BYTES = 512 << 20
+"""By so much the process may grow meanwhile."""
+_WATCH_SECONDS = 0.02
 EXPORT_SECONDS = 900.0
 """The same for an export, the time its reader takes included."""
 MOST_EXPORTS = 2
@@ -95,6 +98,15 @@ def _sql(name: str) -> str:
 _ENTRIES = _sql("queries/entries.sql").replace("/*columns*/", _SHOWN)
 _TOTALS = _sql("queries/totals.sql")
 _ANALYTICS = _sql("queries/analytics.sql")
+_RETAIN = _sql("queries/retain.sql")
+_SPACE = _sql("queries/space.sql")
+# In the order in which they lie in the file.
+_LAST_MOVED = "SELECT max(rowid) FROM (SELECT rowid FROM access_logs ORDER BY rowid LIMIT ?)"
+_MOVE = f"INSERT INTO access_logs ({_NAMES}) SELECT {_NAMES} FROM access_logs WHERE rowid <= ?"  # noqa: S608  our names
+STEP_ROWS = 20_000
+"""So many rows are deleted or moved at a time."""
+LEAST_FREE = 16 << 20
+"""Less free space than this stays in the file for what comes."""
 # Parquet has types of its own for times and money; the others are text.
 _EXPORTS = {
     "csv": ("FORMAT csv, HEADER", _SHOWN),
@@ -122,6 +134,8 @@ class DuckDBStore:
         self._writing = threading.Lock()
         self._active: set[duckdb.DuckDBPyConnection] = set()
         self._batch = _BatchFile()
+        self._moved = 0
+        """Rows that :meth:`compact` has moved."""
         self._pipes: Pipes | None = None
         self._asking_sql = threading.BoundedSemaphore(MOST_SQL)
         try:
@@ -273,11 +287,62 @@ class DuckDBStore:
         """Delete all rows and return how many there were."""
         with self._transaction() as cursor:
             deleted = _number(cursor.execute("DELETE FROM access_logs"))
+        self._checkpoint()
+        return deleted
+
+    def retain(self, oldest: datetime | None, max_bytes: int | None) -> int:
+        """Delete some of the rows that are older than *oldest*, or that are too many for
+        *max_bytes* of data; return how many. 0: there are none left to delete.
+
+        Deletes few at a time, so that nobody waits for it: call it again. The file is made smaller
+        by :meth:`compact`.
+        """
+        surplus = self._surplus(max_bytes) if max_bytes is not None else 0
+        before = oldest.astimezone(UTC).replace(tzinfo=None) if oldest is not None else None
+        step = min(surplus, STEP_ROWS) if surplus else STEP_ROWS
+        if before is None and not surplus:
+            return 0
+        with self._transaction() as cursor:
+            return _number(cursor.execute(_RETAIN, [before if not surplus else None, step]))
+
+    def _surplus(self, max_bytes: int) -> int:
+        """Return how many rows are too many, by the mean size of a row in the file."""
+        with self.questions() as cursor:
+            rows = _number(cursor.execute("SELECT count(*) FROM access_logs"))
+            [(used, _, kept)] = cursor.execute(_SPACE).fetchall()
+        if not rows or used <= max_bytes:
+            return 0
+        # Deleted rows take space until a whole group of them is gone: they are counted, too.
+        return max(0, rows - int(max_bytes * max(kept, rows) / used))
+
+    def compact(self) -> bool:
+        """Give the space of deleted rows back to the file system, a part at a time.
+
+        Returns False where there is no more to give back. Rows at the end of the file move into
+        the free space before them; each move is a transaction, so that nobody misses a row or
+        sees it twice.
+        """
+        self._checkpoint()
+        with self.questions() as cursor:
+            [(used, free, _)] = cursor.execute(_SPACE).fetchall()
+            rows = _number(cursor.execute("SELECT count(*) FROM access_logs"))
+        if free < LEAST_FREE or free < used or not rows:
+            self._moved = 0
+            return False
+        if self._moved > 2 * rows:  # a second round is enough for all that can be had this way
+            return False
+        with self._transaction() as cursor:
+            [(last,)] = cursor.execute(_LAST_MOVED, [STEP_ROWS]).fetchall()
+            cursor.execute(_MOVE, [last])
+            deleted = cursor.execute("DELETE FROM access_logs WHERE rowid <= ?", [last])
+            self._moved += _number(deleted)
+        return True
+
+    def _checkpoint(self) -> None:
         try:
             self._connection.execute("CHECKPOINT")
         except duckdb.Error as error:  # queries are running; the next checkpoint makes room
             log.info("checkpoint_put_off", error=str(error))
-        return deleted
 
     # -- questions ---------------------------------------------------------------------------------
 
@@ -331,7 +396,7 @@ class DuckDBStore:
         return orjson.dumps(figures.analytics(rows, bucket_seconds, where.start_time, end))
 
     def export(self, where: LogFilter, form: str) -> Iterator[bytes]:
-        """Give all rows as ``csv``, ``jsonl`` or ``parquet``, in the order they were stored."""
+        """Give all rows as ``csv``, ``jsonl`` or ``parquet``."""
         if self._pipes is None:
             raise StoreUnavailable("the database's folder can hold no pipe for exports", 60)
         options, names = _EXPORTS[form]
@@ -341,7 +406,7 @@ class DuckDBStore:
         def write(path: Path) -> None:
             copy = (
                 f"COPY (SELECT {names} FROM access_logs WHERE {condition}) "  # noqa: S608  our names
-                f"TO {_quoted(str(path))} ({options}, USE_TMP_FILE false)"
+                f"TO {_quoted(str(path))} ({options}, USE_TMP_FILE false, PRESERVE_ORDER false)"
             )
             with self.questions(EXPORT_SECONDS) as cursor:
                 asking.append(cursor)
@@ -349,7 +414,8 @@ class DuckDBStore:
 
         def cancel() -> None:
             for cursor in asking:
-                cursor.interrupt()
+                with suppress(duckdb.ConnectionException):  # it has just ended by itself
+                    cursor.interrupt()
 
         return self._pipes.transfer(write, cancel)
 
@@ -359,11 +425,11 @@ class DuckDBStore:
             raise StoreUnavailable("other SQL queries are running", retry_after=5)
         began = time.perf_counter()
         try:
-            with self.questions(SQL_SECONDS) as cursor:
+            with self.questions(SQL_SECONDS) as cursor, _bounded(cursor) as bound:
                 try:
                     names, rows, truncated = _answer(cursor, _checked(cursor, text), limit)
                 except duckdb.Error as error:
-                    raise _refusal(error) from error
+                    raise _refusal(error, bound.is_set()) from error
         finally:
             self._asking_sql.release()
         facts = {
@@ -455,21 +521,23 @@ def _checked(cursor: duckdb.DuckDBPyConnection, text: str) -> str:
     statements = cursor.extract_statements(text)
     if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
         raise sql.not_allowed("only one SELECT is answered")
-    found = cursor.execute("SELECT json_serialize_sql(?::VARCHAR)::VARCHAR", [text]).fetchone()
-    sql.check(orjson.loads(found[0]) if found else {"error": True})
-    return str(statements[0].query)
+    found = cursor.execute("SELECT json_serialize_sql(?::VARCHAR)::VARCHAR", [text]).fetchall()
+    [(tree,)] = found
+    sql.check(orjson.loads(tree))
+    # What is run is what was checked, without comments and semicolons.
+    [(checked,)] = cursor.execute("SELECT json_deserialize_sql(?::JSON)", [tree]).fetchall()
+    return str(checked)
 
 
 def _answer(
     cursor: duckdb.DuckDBPyConnection, query: str, limit: int
 ) -> tuple[list[str], list[str], bool]:
     """Return the names, the rows as the texts of JSON arrays, and whether there are more."""
-    query = query.rstrip().rstrip(";")
-    columns = cursor.execute(f"DESCRIBE SELECT * FROM (\n{query}\n) AS page").fetchall()  # noqa: S608  checked
+    columns = cursor.execute(f"DESCRIBE SELECT * FROM ({query}) AS page").fetchall()  # noqa: S608  checked
     cells = [sql.cell(number, kind) for number, (_, kind, *_) in enumerate(columns)]
     aliases = ", ".join(f"c{number}" for number in range(len(cells)))
     row = " || ',' || ".join(cells)
-    cursor.execute(f"SELECT '[' || {row} || ']' FROM (\n{query}\n) AS page({aliases})")  # noqa: S608  checked
+    cursor.execute(f"SELECT '[' || {row} || ']' FROM ({query}) AS page({aliases})")  # noqa: S608  checked
     rows: list[str] = []
     size = 0
     while len(rows) <= limit and size < _LONGEST_ANSWER and (found := cursor.fetchmany(100)):
@@ -479,11 +547,44 @@ def _answer(
     return [name for name, *_ in columns], rows[:limit], truncated
 
 
-def _refusal(error: duckdb.Error) -> Exception:
+@contextmanager
+def _bounded(cursor: duckdb.DuckDBPyConnection) -> Iterator[threading.Event]:
+    """Break off what *cursor* does where this process grows by SQL_BYTES, and set the event.
+
+    DuckDB's own bound holds for its buffers, not for long texts in the making.
+    """
+    most = _resident_bytes() + SQL_BYTES
+    done, broken_off = threading.Event(), threading.Event()
+
+    def watch() -> None:
+        while not done.wait(_WATCH_SECONDS):
+            if _resident_bytes() > most:
+                broken_off.set()
+                with suppress(duckdb.ConnectionException):  # it has just ended by itself
+                    cursor.interrupt()
+
+    watcher = threading.Thread(target=watch, daemon=True, name="sql-memory")
+    watcher.start()
+    try:
+        yield broken_off
+    finally:
+        done.set()
+        watcher.join()
+
+
+def _resident_bytes() -> int:
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    except OSError:  # not Linux
+        return 0
+    return pages * os.sysconf("SC_PAGESIZE")
+
+
+def _refusal(error: duckdb.Error, too_large: bool) -> Exception:
     """Return what to raise where a query of the operator's failed by *error*."""
-    if isinstance(error, duckdb.InterruptException):
+    if isinstance(error, duckdb.InterruptException) and not too_large:
         return QueryRefused("sql_timeout", f"the query took longer than {SQL_SECONDS:.0f} s")
-    if isinstance(error, duckdb.OutOfMemoryException):
+    if isinstance(error, duckdb.OutOfMemoryException) or too_large:
         return QueryRefused("sql_out_of_memory", "the query needs more memory than it may have")
     if isinstance(error, duckdb.FatalException | duckdb.InternalException | duckdb.IOException):
         return error
@@ -535,11 +636,9 @@ def _migrate(connection: duckdb.DuckDBPyConnection) -> None:
         raise StoreUnavailable(
             f"the database has schema {version}, this version knows {SCHEMA_VERSION}: upgrade", 60
         )
-    if version is None:
-        _create(connection)
-    else:
-        for number in range(version + 1, SCHEMA_VERSION + 1):
-            _run(connection, _sql(next(_HERE.glob(f"migrations/{number:04d}_*.sql")).name))
+    for number in range((version or 0) + 1, SCHEMA_VERSION + 1):
+        [script] = _HERE.glob(f"migrations/{number:04d}_*.sql")
+        connection.execute(_with_columns(script.read_text(encoding="utf-8")))
     if version != SCHEMA_VERSION:
         now = datetime.now(UTC).replace(tzinfo=None)
         connection.execute("INSERT INTO schema_version VALUES (?, ?)", [SCHEMA_VERSION, now])
@@ -547,16 +646,12 @@ def _migrate(connection: duckdb.DuckDBPyConnection) -> None:
     connection.execute("COMMIT")
 
 
-def _create(connection: duckdb.DuckDBPyConnection) -> None:
+def _with_columns(script: str) -> str:
     columns = ", ".join(
         f"{name} {kind} NOT NULL" if name in _NEEDED else f"{name} {kind}"
         for name, kind in COLUMN_SQL.items()
     )
-    connection.execute(_sql("schema.sql").replace("/*columns*/);", f"{columns});"))
-
-
-def _run(connection: duckdb.DuckDBPyConnection, sql: str) -> None:
-    connection.execute(sql)
+    return script.replace("/*columns*/);", f"{columns});")
 
 
 def _add_missing_columns(connection: duckdb.DuckDBPyConnection) -> None:

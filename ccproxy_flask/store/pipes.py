@@ -47,10 +47,12 @@ class Pipes:
             try:
                 while piece := reader.read():
                     yield piece
+            except BaseException:
+                reader.close()
+                cancel()
+                raise
             finally:
                 reader.close()
-                if writer.is_alive():
-                    cancel()
                 writer.join()
                 self._open.discard(reader)
             if failures:

@@ -78,7 +78,7 @@ class RemoteStore:
         return self._ask("/analytics", asked)[0]
 
     def export(self, where: LogFilter, form: str) -> Iterator[bytes]:
-        """Give all rows as ``csv``, ``jsonl`` or ``parquet``, in the order they were stored."""
+        """Give all rows as ``csv``, ``jsonl`` or ``parquet``."""
         asked = {"where": where.to_wire(), "form": form}
         connection = _UnixConnection(self._path, self._timeout)
         # A reader that stalls must not keep the recorder's thread for ever.

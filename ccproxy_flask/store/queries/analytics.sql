@@ -22,7 +22,7 @@ FROM (
             WHEN error_type IS NULL AND status_code < 400 THEN NULL
             ELSE coalesce(error_type, 'unknown')
         END AS failure,
-        epoch_us(timestamp) // (? * 1000000) AS bucket
+        epoch_us(timestamp) // (?::BIGINT * 1000000) AS bucket
     FROM access_logs
     WHERE /*where*/
 )

@@ -1,6 +1,7 @@
--- The whole schema of a new database. /*columns*/ are those of record.RequestRecord.
--- A database that is there already is brought to this by migrations/<number>_<name>.sql, and by
--- adding the columns it has not got; both must end in the same schema.
+-- The schema of the first version. A new database runs all migrations in the order of their numbers;
+-- one that is there already runs those it has not seen (table schema_version), in one transaction.
+-- /*columns*/ are those of record.RequestRecord; a column that a record has gained since is added
+-- without a migration.
 
 CREATE TABLE access_logs (/*columns*/);
 

@@ -1,0 +1,55 @@
+"""Old records go: a few at a time, between two looks at the journal."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Protocol
+
+import structlog
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+log = structlog.get_logger(__name__)
+
+INTERVAL_SECONDS = 60.0
+"""Between two looks, where the one before found nothing more to do."""
+
+
+class Shrinking(Protocol):
+    """The store, as far as it is needed here."""
+
+    def retain(self, oldest: datetime | None, max_bytes: int | None) -> int:
+        """Delete some rows; return how many."""
+
+    def compact(self) -> bool:
+        """Give some space back; return False where there is none left to give."""
+
+
+class Retention:
+    """Keeps records for *days*, and as many as fit into *max_bytes*; None: no bound."""
+
+    def __init__(
+        self,
+        days: float | None,
+        max_bytes: int | None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._days, self._max_bytes, self._clock = days, max_bytes, clock
+        self._next_at = clock()
+        self._deleted = 0
+
+    def step(self, store: Shrinking) -> None:
+        """Do one small part of what there is to do. Raises StoreUnavailable."""
+        if (self._days is None and self._max_bytes is None) or self._clock() < self._next_at:
+            return
+        oldest = datetime.now(UTC) - timedelta(days=self._days) if self._days is not None else None
+        deleted = store.retain(oldest, self._max_bytes)
+        self._deleted += deleted
+        if deleted or store.compact():
+            return
+        if self._deleted:
+            log.info("records_expired", count=self._deleted)
+        self._deleted = 0
+        self._next_at = self._clock() + INTERVAL_SECONDS

@@ -1,0 +1,10 @@
+-- Bytes in use, bytes that are free inside the file, and rows that take space, deleted ones too.
+SELECT
+    block_size * used_blocks,
+    block_size * free_blocks,
+    (
+        SELECT coalesce(sum(count), 0)::BIGINT
+        FROM pragma_storage_info('access_logs')
+        WHERE column_name = 'request_id' AND segment_type = 'VARCHAR'
+    )
+FROM pragma_database_size()

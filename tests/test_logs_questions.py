@@ -1,0 +1,561 @@
+"""Analytics, export, SQL and single records, over a real socket."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import http.client
+import io
+import json
+import threading
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+from decimal import Decimal
+from pathlib import Path
+
+import duckdb
+import pytest
+from logs_support import ON, Site
+from recording_support import (
+    BEGAN,
+    make_record,
+    open_writer,
+    recorder_process,
+    recording_settings,
+)
+from scripted import wait_until
+
+from ccproxy_flask.errors import StoreUnavailable
+from ccproxy_flask.record import COLUMNS, to_json
+from ccproxy_flask.store import duckdb as database
+from ccproxy_flask.store import figures
+from ccproxy_flask.store.base import LogFilter
+from ccproxy_flask.store.duckdb import DuckDBStore
+from ccproxy_flask.store.remote import RemoteStore
+
+START = BEGAN - timedelta(days=365)
+RECORDS = [
+    *(make_record(number, model="claude-a", ttft_ms=1.0 + number) for number in range(8)),
+    make_record(100, status_code=429, error_type="rate_limit", cost_usd=None, tokens_input=None),
+    make_record(200, status_code=None, error_type="worker_lost", model=None, duration_ms=None),
+    make_record(7200, model="gpt-a", provider="openai", service_type="other", tokens_input=1000),
+]
+ROWS = [
+    dataclasses.replace(record, timestamp=record.timestamp - timedelta(days=365))
+    for record in RECORDS
+]
+DAY = {"start_time": START.isoformat(), "end_time": (START + timedelta(hours=24)).isoformat()}
+
+
+@pytest.fixture(params=["database", "recorder"], scope="module")
+def site(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Site]:
+    """A site over :data:`ROWS`: on the database itself, and through a real recorder."""
+    home = tmp_path_factory.mktemp("questions")
+    settings = recording_settings(home, observability=ON)
+    if request.param == "database":
+        store = DuckDBStore(home / "metrics.duckdb")
+        store.append([to_json(record) for record in ROWS], [], {})
+        site = Site(settings, store)
+        yield site
+        site.close()
+        store.close()
+        return
+    writer = open_writer(settings.journal_directory)
+    for record in ROWS:
+        writer.end(record)
+    with recorder_process(home):
+        site = Site(settings, RemoteStore(settings.recorder_socket))
+        wait_until(lambda: site.ask("/logs/status")[2]["rows"] == len(ROWS))
+        yield site
+        site.close()
+    writer.close()
+
+
+# -- one record ------------------------------------------------------------------------------------
+
+
+def test_one_record(site):
+    """A record is found by its request id, with all columns."""
+    body = site.get(f"/entries/{ROWS[3].request_id}")
+    assert list(body) == list(COLUMNS)
+    assert body["request_id"] == ROWS[3].request_id
+
+
+@pytest.mark.parametrize("request_id", ["unknown", "%27%20OR%201=1", "x" * 3000, "%00", "%ff"])
+def test_unknown_record(site, request_id):
+    """An id that no record has is a 404 that says so, as JSON."""
+    status, headers, body = site.ask(f"/logs/entries/{request_id}")
+    assert (status, headers["content-type"]) == (404, "application/json")
+    assert body["error"]["type"] == "not_found"
+
+
+# -- analytics -------------------------------------------------------------------------------------
+
+
+def test_analytics_have_the_published_fields(site):
+    """Every published key is there, with the figures of the rows."""
+    body = site.get("/analytics", **DAY)
+    summary = body["summary"]
+    assert summary["total_requests"] == 11
+    assert summary["total_successful_requests"] == 9
+    assert summary["total_error_requests"] == 2
+    assert summary["total_tokens_input"] == 8 * 10 + 10 + 1000
+    assert summary["total_tokens_all"] == summary["total_tokens_input"] + 11 * 5
+    assert summary["total_cost_usd"] == pytest.approx(10 * 0.0012345678)
+    assert summary["priced_requests"] == 10
+    assert body["token_analytics"] == {
+        "input_tokens": 1090,
+        "output_tokens": 55,
+        "cache_read_tokens": 0,
+        "cache_write_tokens": 0,
+        "total_tokens": 1145,
+    }
+    assert body["request_analytics"] == {
+        "total_requests": 11,
+        "successful_requests": 9,
+        "error_requests": 2,
+        "success_rate": pytest.approx(100 * 9 / 11, abs=1e-3),
+        "error_rate": pytest.approx(100 * 2 / 11, abs=1e-3),
+    }
+    assert body["query_time"] == pytest.approx(time.time(), abs=10)
+    assert body["backend"] == "duckdb"
+    assert body["query_params"] == DAY | {"model": None, "service_type": None, "hours": 24}
+
+
+def test_analytics_by_dimension(site):
+    """Each breakdown adds up to the whole; errors have their share."""
+    body = site.get("/analytics", **DAY)
+    for name in ("service_type_breakdown", "model_breakdown", "provider_breakdown"):
+        assert sum(each["request_count"] for each in body[name].values()) == 11
+        assert sum(each["total_tokens_all"] for each in body[name].values()) == 1145
+    assert list(body["service_type_breakdown"]["other"])[:6] == [
+        *("request_count", "successful_requests", "error_requests"),
+        *("success_rate", "error_rate", "avg_duration_ms"),
+    ]
+    assert set(body["model_breakdown"]) == {"claude-a", "claude-test", "gpt-a", "unknown"}
+    assert body["model_breakdown"]["claude-a"]["p50_ttft_ms"] == 4.5
+    assert body["model_breakdown"]["claude-a"]["p95_duration_ms"] == pytest.approx(19.15)
+    assert body["error_breakdown"] == {
+        "rate_limit": {"request_count": 1, "share": 50.0},
+        "worker_lost": {"request_count": 1, "share": 50.0},
+    }
+    assert set(body["not_shown"].values()) == {0}
+
+
+def test_analytics_over_time(site):
+    """The time series has every bucket of the range, empty ones too, and adds up to the whole."""
+    body = site.get("/analytics", **DAY)
+    series = body["timeseries"]
+    assert body["bucket_seconds"] == 900
+    assert [each["request_count"] for each in series if each["request_count"]] == [10, 1]
+    assert series[0]["timestamp"] == "2025-11-21T02:00:00Z"
+    empty = next(each for each in series if not each["request_count"])
+    assert (empty["total_cost_usd"], empty["p95_duration_ms"], empty["total_tokens_all"]) == (
+        *(None, None),
+        0,
+    )
+
+
+@pytest.mark.parametrize(
+    ("query", "count"),
+    [
+        ({"model": "claude-a"}, 8),
+        ({"service_type": "!other"}, 10),
+        ({"provider": "openai"}, 1),
+        ({"status_code_min": 400}, 1),
+        ({"error_type": "worker_lost"}, 1),
+        ({"min_duration_ms": 100}, 2),
+        ({"streaming": "false"}, 0),
+        ({"q": "GPT"}, 1),
+        ({"request_id": ROWS[0].request_id}, 1),
+        ({"end_time": (START + timedelta(seconds=50)).isoformat()}, 8),
+    ],
+    ids=repr,
+)
+def test_analytics_of_a_filter(site, query, count):
+    """Every filter narrows the figures; an empty choice has figures too."""
+    body = site.get("/analytics", **DAY | query)
+    assert body["summary"]["total_requests"] == count
+    assert sum(each["request_count"] for each in body["timeseries"]) == count
+
+
+def test_analytics_of_the_last_hours(site):
+    """Without a start the range is so many hours before the end, or before now."""
+    end = START + timedelta(hours=1)
+    body = site.get("/analytics", end_time=end.isoformat(), hours=1)
+    assert body["summary"]["total_requests"] == 10
+    assert body["query_params"]["start_time"] == START.timestamp()
+    start = site.get("/analytics")["query_params"]["start_time"]
+    assert start == pytest.approx(time.time() - 24 * 3600, abs=10)
+
+
+def test_buckets_fit_the_range():
+    """From a minute up, so that a chart has some two hundred points at most."""
+    hour, day = 3600, 86400
+    sizes = [figures.bucket_for(0, span) for span in (60, hour, day, 7 * day, 90 * day, 9000 * day)]
+    assert sizes == [60, 60, 900, hour, 12 * hour, 364 * day]
+
+
+def test_many_models_are_bounded(tmp_path):
+    """A breakdown shows those with the most requests, and how many it does not show."""
+    store = DuckDBStore(tmp_path / "metrics.duckdb")
+    records = [make_record(number, model=f"m{number:03}") for number in range(150)]
+    store.append([to_json(record) for record in [*records, make_record(0, model="m149")]], [], {})
+    body = json.loads(store.analytics(LogFilter(start_time=START), 3600))
+    assert len(body["model_breakdown"]) == figures.MOST_NAMES
+    assert next(iter(body["model_breakdown"])) == "m149"
+    assert body["not_shown"]["model_breakdown"] == 50
+    store.close()
+
+
+# -- export ----------------------------------------------------------------------------------------
+
+
+def test_export_as_csv(site):
+    """A header of all columns, then every row, as a file to keep."""
+    status, headers, body = site.ask("/logs/export")
+    assert (status, headers["content-type"]) == (200, "text/csv; charset=utf-8")
+    assert headers["content-disposition"].endswith('.csv"')
+    rows = list(csv.DictReader(io.StringIO(body.decode())))
+    assert list(rows[0]) == list(COLUMNS)
+    rows.sort(key=lambda row: row["timestamp"])
+    assert [row["request_id"] for row in rows] == [record.request_id for record in ROWS]
+    assert rows[0]["timestamp"] == "2025-11-21T02:00:00.000000Z"
+    assert Decimal(rows[0]["cost_usd"]) == Decimal("0.0012345678")
+
+
+def test_export_as_jsonl(site):
+    """The rows are those of /logs/entries."""
+    _, headers, body = site.ask("/logs/export?format=jsonl&model=claude-a")
+    assert headers["content-type"] == "application/x-ndjson"
+    rows = [json.loads(line) for line in body.splitlines()]
+    rows.sort(key=lambda row: row["timestamp"])
+    assert rows == site.get("/entries", model="claude-a", order_desc="false")["entries"]
+
+
+def test_export_as_parquet(site, tmp_path):
+    """Columns keep their types; a filter with values that look like SQL is a value."""
+    _, _, body = site.ask("/logs/export?format=parquet")
+    path = tmp_path / "x.parquet"
+    path.write_bytes(body)
+    figures_of = "SELECT count(*), sum(cost_usd), min(timestamp) FROM read_parquet(?)"
+    with duckdb.connect() as connection:
+        found = connection.execute(figures_of, [str(path)]).fetchone()
+    assert found == (11, Decimal("0.0123456780"), START.replace(tzinfo=None))
+    assert site.ask("/logs/export?format=jsonl&q=%27)%20TO%20%27/tmp/x%27")[2] == b""
+
+
+def test_export_of_much_takes_little_memory(tmp_path):
+    """Hundreds of thousands of rows pass through in constant memory, also to a slow reader, while
+    other questions are answered and records are stored; a reader that leaves frees its place."""
+    settings = recording_settings(tmp_path, observability=ON)
+    store = DuckDBStore(tmp_path / "metrics.duckdb")
+    line = to_json(make_record(path="/v1/" + "x" * 200))
+    for _ in range(8):
+        store.append([line] * 25_000, [], {})
+    store.close()
+    with recorder_process(tmp_path) as recorder:
+        remote = RemoteStore(settings.recorder_socket)
+        wait_until(lambda: _rows(remote) == 200_000, 20)
+        pieces = remote.export(LogFilter(), "jsonl")
+        size = len(next(pieces))
+        stalled = [remote.export(LogFilter(), "csv")]
+        assert next(stalled[0])
+        with pytest.raises(StoreUnavailable, match="other exports"):
+            next(remote.export(LogFilter(), "csv"))
+        writer = open_writer(settings.journal_directory)
+        writer.end(make_record())
+        wait_until(lambda: _rows(remote) == 200_001)
+        stalled[0].close()
+        size += sum(len(piece) for piece in pieces)
+        wait_until(lambda: _can_export(remote))
+        peak = _peak_memory(recorder.process.pid)
+        writer.close()
+    print(f"{size:,} bytes, the recorder's peak {peak >> 20} MiB")
+    assert size > 200_000 * 700
+    assert peak < 450 << 20
+
+
+def _rows(store: RemoteStore) -> int:
+    try:
+        return store.status().rows
+    except StoreUnavailable:
+        return -1
+
+
+def _can_export(store: RemoteStore) -> bool:
+    pieces = [store.export(LogFilter(model="none"), "csv") for _ in range(database.MOST_EXPORTS)]
+    try:
+        return all(next(each) for each in pieces)
+    except StoreUnavailable:
+        return False
+    finally:
+        for each in pieces:
+            each.close()
+
+
+def _peak_memory(pid: int) -> int:
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) << 10
+
+
+def test_export_that_breaks_off_is_no_whole_file(tmp_path):
+    """Where the database goes in the middle, the client's connection is cut, not ended."""
+    settings = recording_settings(tmp_path, observability=ON)
+    store = DuckDBStore(tmp_path / "metrics.duckdb")
+    for _ in range(4):
+        store.append([to_json(make_record(path="x" * 200))] * 25_000, [], {})
+    site = Site(settings, store)
+    connection = http.client.HTTPConnection("127.0.0.1", site.port, timeout=10)
+    connection.request("GET", "/logs/export?format=jsonl")
+    answer = connection.getresponse()
+    assert answer.read(1000)
+    store.close()
+    body = b""
+    try:
+        body = answer.read()
+    except (http.client.HTTPException, OSError):
+        body = b""
+    assert len(body) < 50_000_000
+    connection.close()
+    site.close()
+
+
+# -- SQL -------------------------------------------------------------------------------------------
+
+
+def test_sql(site):
+    """Names, rows as arrays in JSON's types, their number, and whether there are more."""
+    status, _, body = site.sql(
+        "SELECT model, count(*) AS n, sum(cost_usd) AS cost, min(timestamp) AS first, "
+        "sum(tokens_input) AS t FROM access_logs WHERE model LIKE 'claude-a' GROUP BY ALL; -- so"
+    )
+    assert status == 200, body
+    assert body.pop("duration_ms") > 0
+    assert body == {
+        "columns": ["model", "n", "cost", "first", "t"],
+        "rows": [["claude-a", 8, 0.0098765424, "2025-11-21T02:00:00.000000Z", 80]],
+        "row_count": 1,
+        "truncated": False,
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "rows"),
+    [
+        ("WITH t AS (SELECT count(*) AS n FROM access_logs) SELECT n FROM t", [[11]]),
+        ("SELECT 1 AS a, 2 AS a", [[1, 2]]),
+        ("VALUES (1, NULL), (2, 'x')", [[1, None], [2, "x"]]),
+        ("SELECT 'nan'::DOUBLE, ['inf'::DOUBLE]", [[None, "[inf]"]]),
+        ("SELECT [1, 2], {'a': 1}", [[[1, 2], {"a": 1}]]),
+        ("SELECT sum(n) FROM range(3) AS r(n)", [[3]]),
+        ("FROM access_logs SELECT count(*)", [[11]]),
+        ("SELECT '2026-01-01'::DATE, 'a\"b', true", [["2026-01-01", 'a"b', True]]),
+        ("SELECT TIMESTAMPTZ '2026-01-01 01:00:00+01'", [["2026-01-01T00:00:00.000000Z"]]),
+        ("SELECT 1 WHERE false", []),
+        ("SELECT n FROM (SELECT 1 AS n) -- a comment", [[1]]),
+        ("SELECT ';' /* ; */", [[";"]]),
+        ("SELECT x FROM (SELECT unnest([3, 1, 2]) AS x) ORDER BY x", [[1], [2], [3]]),
+    ],
+)  # fmt: skip
+def test_sql_of_many_kinds(site, text, rows):
+    """Whatever one SELECT can give is JSON."""
+    status, _, body = site.sql(text)
+    assert (status, body.get("rows")) == (200, rows), body
+
+
+def test_sql_gives_as_many_rows_as_asked_for(site):
+    """A thousand rows at most by default, ten thousand in all; more are said to be there."""
+    _, _, body = site.sql("SELECT * FROM range(100000)")
+    assert (body["row_count"], len(body["rows"]), body["truncated"]) == (1000, 1000, True)
+    _, _, body = site.sql("SELECT * FROM range(11) ORDER BY 1 DESC", limit=10)
+    assert (body["rows"][0], body["row_count"], body["truncated"]) == ([10], 10, True)
+    _, _, body = site.sql("SELECT * FROM range(10)", limit=10)
+    assert (body["row_count"], body["truncated"]) == (10, False)
+
+
+FORBIDDEN = [
+    "DELETE FROM access_logs",
+    "DROP TABLE access_logs",
+    "INSERT INTO access_logs (request_id, timestamp) VALUES ('x', now())",
+    "UPDATE access_logs SET model = 'x'",
+    "CREATE TABLE t AS SELECT 1",
+    "SELECT 1; SELECT 2",
+    "SELECT 1; DROP TABLE access_logs",
+    "SELECT 1) AS page; DROP TABLE access_logs; SELECT * FROM (SELECT 1",
+    "COPY access_logs TO '/tmp/stolen.csv'",
+    "COPY (SELECT 1) TO '/tmp/stolen.csv'",
+    "ATTACH '/tmp/other.duckdb'",
+    "SET threads = 64",
+    "PRAGMA database_list",
+    "PRAGMA version",
+    "PRAGMA threads = 64",
+    "CALL pragma_version()",
+    "IMPORT DATABASE '/etc'",
+    "EXPORT DATABASE '/tmp/stolen'",
+    "INSTALL httpfs",
+    "LOAD httpfs",
+    "CHECKPOINT",
+    "BEGIN TRANSACTION",
+    "VACUUM",
+    "EXPLAIN ANALYZE SELECT 1",
+    "SHOW TABLES",
+    "SHOW ALL TABLES",
+    "PREPARE p AS SELECT 1",
+    "PIVOT access_logs ON model",
+    "",
+    ";",
+    "-- nothing",
+    "nonsense",
+    "SELECT",
+    "SELECT * FROM journal_marks",
+    "SELECT * FROM schema_version",
+    "SELECT * FROM '/etc/passwd'",
+    "SELECT * FROM 'https://example.org/x.csv'",
+    "SELECT * FROM read_text('/etc/passwd')",
+    "SELECT * FROM read_csv('/etc/passwd')",
+    "SELECT * FROM read_blob('/proc/self/environ')",
+    "SELECT * FROM glob('/*')",
+    "SELECT * FROM sniff_csv('/etc/passwd')",
+    "SELECT * FROM parquet_metadata('/x')",
+    "SELECT * FROM duckdb_settings()",
+    "SELECT * FROM duckdb_secrets()",
+    "SELECT * FROM duckdb_secrets",
+    "SELECT * FROM duckdb_databases",
+    "SELECT * FROM pragma_database_list",
+    "SELECT * FROM pragma_database_list()",
+    "SELECT * FROM pragma_table_info('access_logs')",
+    "SELECT * FROM which_secret('s3://x', 's3')",
+    "SELECT * FROM information_schema.tables",
+    "SELECT * FROM pg_catalog.pg_class",
+    "SELECT * FROM pg_class",
+    "SELECT * FROM sqlite_master",
+    "SELECT * FROM main.sqlite_master",
+    "SELECT * FROM query('SELECT * FROM duckdb_settings()')",
+    "SELECT * FROM query_table('duckdb_settings')",
+    "SELECT * FROM json_execute_serialized_sql('x')",
+    "SELECT * FROM checkpoint()",
+    "SELECT * FROM force_checkpoint()",
+    "WITH duckdb_settings AS (SELECT 1) SELECT * FROM duckdb_settings",
+    "SELECT * FROM (WITH pg_class AS (SELECT 1) SELECT 1), pg_class",
+    "SELECT (SELECT max(value) FROM duckdb_settings())",
+    "SELECT 1 WHERE EXISTS (SELECT 1 FROM duckdb_settings())",
+    "SELECT * FROM access_logs UNION ALL SELECT * FROM read_text('/etc/passwd')",
+    "WITH t AS (SELECT * FROM read_text('/etc/passwd')) SELECT * FROM t",
+    "SELECT * FROM access_logs JOIN duckdb_settings() ON true",
+    "SELECT getenv('HOME')",
+    "SELECT GETENV('HOME')",
+    "SELECT [getenv(x) FOR x IN ['HOME']]",
+    "SELECT getvariable('x')",
+    "SELECT current_setting('memory_limit')",
+    "SELECT * FROM access_logs ORDER BY current_setting('threads')",
+    "SELECT nextval('s')",
+    "SELECT unknown FROM access_logs",
+    "SELECT 'x'::INTEGER",
+    "SELECT ?",
+    "SELECT $1",
+    "SELECT * FROM site",
+    "SELECT repeat('x', 1000000000)",
+    "SELECT range(1000000000)",
+    "SELECT lpad('x', 1000000000, 'y')",
+    "SELECT printf('%1000000000d', 1)",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", FORBIDDEN)
+def test_sql_that_is_not_answered(site, text):
+    """Anything but one SELECT over the records is a 422 that says why, and changes nothing."""
+    status, headers, body = site.sql(text)
+    assert (status, headers["content-type"]) == (422, "application/json"), body
+    [problem] = body["detail"]
+    assert (problem["loc"], bool(problem["msg"])) == (["body", "sql"], True)
+    assert site.sql("SELECT count(*) FROM access_logs")[2]["rows"] == [[11]]
+
+
+@pytest.mark.parametrize(
+    ("body", "loc"),
+    [
+        (b"", ["body"]),
+        (b"{", ["body"]),
+        (b"[]", ["body"]),
+        (b"null", ["body"]),
+        (b"\xff", ["body"]),
+        (b"{}", ["body", "sql"]),
+        (b'{"sql":1}', ["body", "sql"]),
+        (b'{"sql":null}', ["body", "sql"]),
+        (b'{"sql":"' + b"x" * 20_001 + b'"}', ["body", "sql"]),
+        (b'{"sql":"SELECT 1","limit":0}', ["body", "limit"]),
+        (b'{"sql":"SELECT 1","limit":10001}', ["body", "limit"]),
+        (b'{"sql":"SELECT 1","limit":1.5}', ["body", "limit"]),
+        (b'{"sql":"SELECT 1","limit":"1"}', ["body", "limit"]),
+        (b'{"sql":"SELECT 1","limit":true}', ["body", "limit"]),
+        (b'{"sql":"SELECT 1","limit":null}', ["body", "limit"]),
+        (b'{"sql":"SELECT 1","more":1}', ["body", "more"]),
+    ],
+)
+def test_sql_with_a_bad_body(site, body, loc):
+    """What is wrong with the body is named."""
+    status, _, found = site.ask("/logs/sql", "POST", body=body)
+    assert (status, found["detail"][0]["loc"]) == (422, loc), found
+    assert site.ask("/logs/sql", "POST", body=b" " * 200_000)[0] == 413
+
+
+def test_sql_that_runs_away(tmp_path, monkeypatch):
+    """A query that takes too long is broken off; others go on meanwhile, and records are stored."""
+    monkeypatch.setattr(database, "SQL_SECONDS", 2.0)
+    store = DuckDBStore(tmp_path / "metrics.duckdb")
+    site = Site(recording_settings(tmp_path, observability=ON), store)
+    answers = []
+    endless = "SELECT count(*) FROM range(1000000000) a, range(1000000) b"
+    threads = [
+        threading.Thread(target=lambda: answers.append(site.sql(endless)))
+        for _ in range(database.MOST_SQL)
+    ]
+    for thread in threads:
+        thread.start()
+    wait_until(lambda: site.sql("SELECT 1")[0] == 503)
+    store.append([to_json(make_record())], [], {})
+    began = time.monotonic()
+    assert site.get("/entries")["total_count"] == 1
+    assert time.monotonic() - began < 1.5
+    for thread in threads:
+        thread.join()
+    assert [(status, body["detail"][0]["type"]) for status, _, body in answers] == [
+        (422, "sql_timeout")
+    ] * database.MOST_SQL
+    assert site.sql("SELECT 1")[0] == 200
+    site.close()
+    store.close()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "WITH RECURSIVE t AS (SELECT 'x' AS s UNION ALL SELECT s || s FROM t) SELECT len(s) FROM t",
+        "SELECT list(a.range) FROM range(100000000) a",
+    ],
+)
+def test_sql_that_needs_too_much_memory(site, text):
+    """A query that needs more memory than there is for it fails alone."""
+    status, _, body = site.sql(text)
+    assert status == 422, body
+    assert site.sql("SELECT count(*) FROM access_logs")[2]["rows"] == [[11]]
+
+
+def test_sql_needs_the_token_and_our_own_page(tmp_path):
+    """Where a token is set it is needed; pages of other sites are refused."""
+    store = DuckDBStore(tmp_path / "metrics.duckdb")
+    settings = recording_settings(tmp_path, observability=ON, security={"auth_token": "secret"})
+    site = Site(settings, store)
+    body = b'{"sql":"SELECT 1"}'
+    key = {"authorization": "Bearer secret"}
+    assert site.ask("/logs/sql", "POST", body=body)[0] == 401
+    foreign = key | {"origin": "https://evil.example"}
+    assert site.ask("/logs/sql", "POST", foreign, body)[0] == 403
+    assert site.ask("/logs/sql", "POST", key, body)[0] == 200
+    assert site.ask("/logs/sql", "GET", key)[0] == 405
+    site.close()
+    store.close()
