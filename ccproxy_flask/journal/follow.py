@@ -159,8 +159,10 @@ class Follower:
 
     def meets(self, other: Follower) -> bool:
         """True where *other* has told no less and no more, but for the lost it told before."""
-        return self.reached() == other.reached() and all(
-            place.lost <= other.places[worker].lost for worker, place in self.places.items()
+        return (
+            other._began
+            and self.reached() == other.reached()
+            and all(place.lost <= other.places[one].lost for one, place in self.places.items())
         )
 
     def told_beside(self, other: Follower) -> list[Event]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -74,8 +74,8 @@ def _moment(where: LogFilter, row: Mapping[str, Any]) -> datetime | None:
     if where.start_time is None and where.end_time is None:
         return None
     try:
-        return datetime.fromisoformat(row["timestamp"])
-    except (TypeError, ValueError):
+        return datetime.fromisoformat(row["timestamp"]).astimezone(UTC)
+    except (TypeError, ValueError, OverflowError):  # of a damaged line that is JSON all the same
         return None
 
 
