@@ -16,6 +16,13 @@ _SHORT_LIFE_SECONDS = 1.0
 _LONGEST_PAUSE = 0.8
 _STOP_SECONDS = 20.0
 
+# `Popen` returns when the last copy of a pipe is closed that it makes before it starts the process.
+# A worker that the arbiter forks in that moment would have such a copy for as long as it lives.
+_starting = threading.Lock()
+os.register_at_fork(
+    before=_starting.acquire, after_in_parent=_starting.release, after_in_child=_starting.release
+)
+
 
 class Supervisor:
     """Starts *argv* ``--parent <pid>``, and starts it again whenever it ends, until :meth:`stop`.
@@ -65,7 +72,8 @@ class Supervisor:
         short_lives = 0
         while not self._stopping.is_set():
             began = time.monotonic()
-            self._process = subprocess.Popen(argv, stdin=subprocess.DEVNULL)  # noqa: S603  our own
+            with _starting:
+                self._process = subprocess.Popen(argv, stdin=subprocess.DEVNULL)  # noqa: S603  ours
             self._process.wait()
             lived = time.monotonic() - began
             short_lives = short_lives + 1 if lived < _SHORT_LIFE_SECONDS else 0
