@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
 from conftest import ROOT
 
 # Prints how often the supervisor came to know of a process that it started.
@@ -21,7 +22,7 @@ def fork():
 
 supervisor, known = Supervisor([sys.executable, "-c", "import time; time.sleep(60)"]), 0
 supervisor.start()
-for _ in range(20):
+for _ in range(10):
     children = [fork() for _ in range(4)]
     deadline = time.monotonic() + 5
     while (process := supervisor.pid) is None and time.monotonic() < deadline:
@@ -40,6 +41,7 @@ print(known)
 """
 
 
+@pytest.mark.slow
 def test_workers_forked_meanwhile_do_not_hold_it_up() -> None:
     """Whatever is forked while it starts its process, it knows at once that the process runs."""
     done = subprocess.run(
@@ -50,4 +52,4 @@ def test_workers_forked_meanwhile_do_not_hold_it_up() -> None:
         timeout=120,
         check=False,
     )
-    assert (done.stdout, done.stderr) == ("20\n", "")
+    assert (done.stdout, done.stderr) == ("10\n", "")
