@@ -157,8 +157,8 @@ class Recorder:
         with self._ingesting:
             try:
                 moved = self._opened().step()
-                if not moved and self._store is not None:
-                    self._retention.step(self._store)
+                if not moved and self._store is not None and self._retention.step(self._store):
+                    self._close_store()
             except StoreDamaged as error:
                 self._in_trouble(error)
                 self._set_aside()

@@ -23,8 +23,8 @@ class Shrinking(Protocol):
     def retain(self, oldest: datetime | None, max_bytes: int | None) -> int:
         """Delete some rows; return how many."""
 
-    def compact(self) -> bool:
-        """Give some space back; return False where there is none left to give."""
+    def is_wasteful(self) -> bool:
+        """Tell whether opening the store again makes its file smaller."""
 
 
 class Retention:
@@ -40,16 +40,19 @@ class Retention:
         self._next_at = clock()
         self._deleted = 0
 
-    def step(self, store: Shrinking) -> None:
-        """Do one small part of what there is to do. Raises StoreUnavailable."""
+    def step(self, store: Shrinking) -> bool:
+        """Do one small part of what there is to do; return True where the store had better be
+        opened again. Raises StoreUnavailable."""
         if (self._days is None and self._max_bytes is None) or self._clock() < self._next_at:
-            return
+            return False
         oldest = datetime.now(UTC) - timedelta(days=self._days) if self._days is not None else None
         deleted = store.retain(oldest, self._max_bytes)
         self._deleted += deleted
-        if deleted or store.compact():
-            return
-        if self._deleted:
-            log.info("records_expired", count=self._deleted)
-        self._deleted = 0
+        if deleted:
+            return False
+        expired, self._deleted = self._deleted, 0
         self._next_at = self._clock() + INTERVAL_SECONDS
+        if not expired:
+            return False
+        log.info("records_expired", count=expired)
+        return store.is_wasteful()

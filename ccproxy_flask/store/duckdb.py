@@ -100,12 +100,9 @@ _TOTALS = _sql("queries/totals.sql")
 _ANALYTICS = _sql("queries/analytics.sql")
 _RETAIN = _sql("queries/retain.sql")
 _SPACE = _sql("queries/space.sql")
-# In the order in which they lie in the file.
-_LAST_MOVED = "SELECT max(rowid) FROM (SELECT rowid FROM access_logs ORDER BY rowid LIMIT ?)"
-_MOVE = f"INSERT INTO access_logs ({_NAMES}) SELECT {_NAMES} FROM access_logs WHERE rowid <= ?"  # noqa: S608  our names
 STEP_ROWS = 20_000
-"""So many rows are deleted or moved at a time."""
-LEAST_FREE = 16 << 20
+"""So many rows are deleted at a time."""
+LEAST_FREE = 64 << 20
 """Less free space than this stays in the file for what comes."""
 # Parquet has types of its own for times and money; the others are text.
 _EXPORTS = {
@@ -134,8 +131,6 @@ class DuckDBStore:
         self._writing = threading.Lock()
         self._active: set[duckdb.DuckDBPyConnection] = set()
         self._batch = _BatchFile()
-        self._moved = 0
-        """Rows that :meth:`compact` has moved."""
         self._pipes: Pipes | None = None
         self._asking_sql = threading.BoundedSemaphore(MOST_SQL)
         try:
@@ -166,6 +161,8 @@ class DuckDBStore:
         mask = os.umask(0o077)
         try:
             connection = duckdb.connect(str(self.path), config=self._config())
+            if _wastes(connection):
+                connection = self._rewritten(connection)
         except duckdb.Error as error:
             raise self._translated(error) from error
         finally:
@@ -184,6 +181,31 @@ class DuckDBStore:
             connection.close()
             raise
         return connection
+
+    def _rewritten(self, connection: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyConnection:
+        """Put a copy without free space in the place of the file; return a connection to it.
+
+        DuckDB gives back only what is free at the end of a file, which its own tables keep in use.
+        """
+        began = self.path.stat().st_size
+        copy = self.path.with_name(self.path.name + ".copy")
+        copy.unlink(missing_ok=True)
+        [(name,)] = connection.execute("SELECT current_database()").fetchall()
+        try:
+            connection.execute(f"ATTACH {_quoted(str(copy))} AS ccproxy_copy")
+            connection.execute(f'COPY FROM DATABASE "{name}" TO ccproxy_copy')
+            connection.execute("DETACH ccproxy_copy")
+        except duckdb.Error as error:  # no room for it: the file stays as it is
+            log.warning("database_not_rewritten", reason=_first_line(str(error)))
+            copy.unlink(missing_ok=True)
+            return connection
+        connection.close()
+        if self.path.with_name(self.path.name + ".wal").exists():
+            copy.unlink()
+        else:
+            copy.replace(self.path)
+            log.info("database_rewritten", before=began, after=self.path.stat().st_size)
+        return duckdb.connect(str(self.path), config=self._config())
 
     def _make_pipes(self) -> list[str]:
         """Make the pipes for exports; without them there are none, and all else goes on."""
@@ -294,8 +316,8 @@ class DuckDBStore:
         """Delete some of the rows that are older than *oldest*, or that are too many for
         *max_bytes* of data; return how many. 0: there are none left to delete.
 
-        Deletes few at a time, so that nobody waits for it: call it again. The file is made smaller
-        by :meth:`compact`.
+        Deletes few at a time, so that nobody waits for it: call it again. New rows take the space
+        that is free then; where :meth:`is_wasteful`, opening the file again makes it smaller.
         """
         surplus = self._surplus(max_bytes) if max_bytes is not None else 0
         before = oldest.astimezone(UTC).replace(tzinfo=None) if oldest is not None else None
@@ -309,34 +331,17 @@ class DuckDBStore:
         """Return how many rows are too many, by the mean size of a row in the file."""
         with self.questions() as cursor:
             rows = _number(cursor.execute("SELECT count(*) FROM access_logs"))
-            [(used, _, kept)] = cursor.execute(_SPACE).fetchall()
+            [(used, kept)] = cursor.execute(_SPACE).fetchall()
         if not rows or used <= max_bytes:
             return 0
         # Deleted rows take space until a whole group of them is gone: they are counted, too.
         return max(0, rows - int(max_bytes * max(kept, rows) / used))
 
-    def compact(self) -> bool:
-        """Give the space of deleted rows back to the file system, a part at a time.
-
-        Returns False where there is no more to give back. Rows at the end of the file move into
-        the free space before them; each move is a transaction, so that nobody misses a row or
-        sees it twice.
-        """
+    def is_wasteful(self) -> bool:
+        """Tell whether most of the file is free space, so that opening it again gives that back."""
         self._checkpoint()
         with self.questions() as cursor:
-            [(used, free, _)] = cursor.execute(_SPACE).fetchall()
-            rows = _number(cursor.execute("SELECT count(*) FROM access_logs"))
-        if free < LEAST_FREE or free < used or not rows:
-            self._moved = 0
-            return False
-        if self._moved > 2 * rows:  # a second round is enough for all that can be had this way
-            return False
-        with self._transaction() as cursor:
-            [(last,)] = cursor.execute(_LAST_MOVED, [STEP_ROWS]).fetchall()
-            cursor.execute(_MOVE, [last])
-            deleted = cursor.execute("DELETE FROM access_logs WHERE rowid <= ?", [last])
-            self._moved += _number(deleted)
-        return True
+            return _wastes(cursor)
 
     def _checkpoint(self) -> None:
         try:
@@ -644,6 +649,12 @@ def _migrate(connection: duckdb.DuckDBPyConnection) -> None:
         connection.execute("INSERT INTO schema_version VALUES (?, ?)", [SCHEMA_VERSION, now])
     _add_missing_columns(connection)
     connection.execute("COMMIT")
+
+
+def _wastes(connection: duckdb.DuckDBPyConnection) -> bool:
+    space = "SELECT block_size * used_blocks, block_size * free_blocks FROM pragma_database_size()"
+    [(used, free)] = connection.execute(space).fetchall()
+    return bool(free >= LEAST_FREE and free > used)
 
 
 def _with_columns(script: str) -> str:

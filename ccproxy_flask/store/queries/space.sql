@@ -1,7 +1,6 @@
--- Bytes in use, bytes that are free inside the file, and rows that take space, deleted ones too.
+-- Bytes in use, and rows that take space, deleted ones too.
 SELECT
     block_size * used_blocks,
-    block_size * free_blocks,
     (
         SELECT coalesce(sum(count), 0)::BIGINT
         FROM pragma_storage_info('access_logs')

@@ -1,0 +1,128 @@
+"""Retention: what is too old or too much goes, oldest first, and the file gets smaller."""
+
+from __future__ import annotations
+
+import dataclasses
+from datetime import UTC, datetime, timedelta
+
+import duckdb
+import pytest
+from recording_support import make_record, open_writer, recorder_process, recording_settings
+from scripted import wait_until
+
+from ccproxy_flask.errors import StoreUnavailable
+from ccproxy_flask.record import to_json
+from ccproxy_flask.recorder.retention import INTERVAL_SECONDS, Retention
+from ccproxy_flask.store import duckdb as database
+from ccproxy_flask.store.base import LogFilter, Page
+from ccproxy_flask.store.duckdb import DuckDBStore
+from ccproxy_flask.store.remote import RemoteStore
+
+
+def aged(days: float, **fields):
+    """Return a record of so many days ago."""
+    stamp = datetime.now(UTC) - timedelta(days=days)
+    return dataclasses.replace(make_record(**fields), timestamp=stamp)
+
+
+@pytest.fixture
+def store(tmp_path):
+    """An empty store."""
+    store = DuckDBStore(tmp_path / "metrics.duckdb")
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def full(tmp_path):
+    """A store with 400,000 rows, a second apart, that cannot be compressed much."""
+    path = tmp_path / "metrics.duckdb"
+    DuckDBStore(path).close()
+    with duckdb.connect(str(path)) as connection:
+        connection.execute(
+            "INSERT INTO access_logs (request_id, timestamp, path) SELECT uuid()::VARCHAR, "
+            "'2026-01-01'::TIMESTAMP + INTERVAL (i) SECOND, uuid()::VARCHAR FROM range(400000) r(i)"
+        )
+    return DuckDBStore(path)
+
+
+def test_rows_go_by_age(store, monkeypatch):
+    """Rows over the age go, a step at a time, the oldest first; the others stay."""
+    monkeypatch.setattr(database, "STEP_ROWS", 2)
+    records = [aged(days) for days in (5, 1, 4, 3, 2)]
+    store.append([to_json(record) for record in records], [], {})
+    oldest = datetime.now(UTC) - timedelta(days=2.5)
+    assert store.retain(oldest, None) == 2
+    kept = store.entries(LogFilter(), Page()).rows
+    assert [row["request_id"] for row in kept] == [records[n].request_id for n in (1, 4, 3)]
+    assert [store.retain(oldest, None), store.retain(oldest, None)] == [1, 0]
+    assert store.status().rows == 2
+
+
+def test_rows_go_by_size_and_the_file_shrinks(full, monkeypatch):
+    """Over the size the oldest go, no more than needed; opened again, the file is smaller."""
+    monkeypatch.setattr(database, "LEAST_FREE", 1 << 20)
+    before = full.path.stat().st_size
+    newest = full.query(LogFilter(), 5).rows
+    while full.retain(None, before // 4):
+        pass
+    left = full.status().rows
+    assert 60_000 < left < 140_000
+    assert full.is_wasteful()
+    full.close()
+    again = DuckDBStore(full.path)
+    after = full.path.stat().st_size
+    print(f"{before:,} -> {after:,} bytes with {left:,} of 400,000 rows")
+    assert after < before * 0.5
+    assert full.path.stat().st_mode & 0o777 == 0o600
+    assert not again.is_wasteful()
+    assert again.query(LogFilter(), 5).rows == newest
+    assert again.status().rows == left
+    again.append([to_json(aged(0))], [], {})
+    again.close()
+
+
+def test_nothing_goes_without_a_bound(store):
+    """Without settings records stay for ever; within a bound, too."""
+    store.append([to_json(aged(3000))], [], {})
+    Retention(None, None).step(store)
+    assert store.retain(datetime.now(UTC) - timedelta(days=3001), 1 << 40) == 0
+    assert store.status().rows == 1
+
+
+def test_steps_wait_where_there_is_nothing_to_do(store):
+    """After a look that found nothing the next is a minute later."""
+    now = [0.0]
+    retention = Retention(1, None, clock=lambda: now[0])
+    store.append([to_json(aged(2))], [], {})
+    retention.step(store)
+    assert store.status().rows == 0
+    retention.step(store)
+    store.append([to_json(aged(2))], [], {})
+    retention.step(store)
+    assert store.status().rows == 1
+    now[0] += INTERVAL_SECONDS
+    retention.step(store)
+    assert store.status().rows == 0
+
+
+def test_recorder_lets_old_records_go(tmp_path):
+    """A real recorder with the setting deletes what is older, and goes on recording."""
+    settings = recording_settings(tmp_path)
+    store = DuckDBStore(tmp_path / "metrics.duckdb")
+    store.append([to_json(aged(days)) for days in (10, 1)], [], {})
+    store.close()
+    writer = open_writer(settings.journal_directory)
+    with recorder_process(tmp_path, OBSERVABILITY__RETENTION_DAYS="5"):
+        remote = RemoteStore(settings.recorder_socket)
+        wait_until(lambda: _rows(remote) == 1)
+        writer.end(aged(0))
+        wait_until(lambda: _rows(remote) == 2)
+    writer.close()
+
+
+def _rows(store: RemoteStore) -> int:
+    try:
+        return store.status().rows
+    except StoreUnavailable:
+        return -1
