@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import threading
@@ -109,6 +110,14 @@ def when_ready(server: Any) -> None:
     sys.stderr.flush()
 
 
+def post_fork(_server: Any, _worker: Any) -> None:
+    """Let a worker be stopped while it starts."""
+    # It has the arbiter's functions for signals, which only note them down for the arbiter; with
+    # those a stop would wait for the graceful timeout.
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_DFL)
+
+
 def post_worker_init(worker: Any) -> None:
     """Write answers as they came, and end the watchers' connections when the worker stops."""
     serving.install()
@@ -133,9 +142,10 @@ def _end_with(worker: Any, parts: Any) -> None:
 
 
 def post_request(_worker: Any, _request: Any, environ: dict[str, Any], _response: Any) -> None:
-    """Note that a connection is idle."""
+    """End the connection in peace where the request is not read to its end; else it is idle."""
     sock = environ.get("gunicorn.socket")
     if sock is not None:
+        serving.linger(environ, sock)
         serving.connections.end(sock)
 
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import http.client
 import socket
+import subprocess
+import sys
 import threading
 import time
 
 import pytest
+from conftest import ROOT, Server
+from scripted import wait_until
 
 from ccproxy_flask.serving import Connections, raw_target, request_headers, send_all
 
@@ -148,3 +152,18 @@ def test_stop_with_open_connections_is_quick_and_quiet(start_server):
     assert "Traceback" not in server.log_path.read_text()
     for connection in [*idle, silent]:
         connection.close()
+
+
+@pytest.mark.parametrize("seconds", [0.02, 0.2])
+def test_server_can_be_stopped_while_its_workers_start(tmp_path, seconds):
+    """A stop right after the start does not wait for workers that missed it."""
+    server = Server(tmp_path, "http://127.0.0.1:9", workers=1)
+    command = [sys.executable, "-m", "gunicorn", "-c", str(ROOT / "gunicorn.conf.py"), "wsgi:app"]
+    with subprocess.Popen(
+        command, cwd=tmp_path, env=server.env, stdout=server.log, stderr=server.log
+    ) as process:
+        server.process = process
+        wait_until(lambda: "listens on" in server.log_path.read_text(), 20)
+        time.sleep(seconds)  # for different points of the workers' start
+        assert server.stop(15) == 0
+    assert "Traceback" not in server.log_path.read_text()
