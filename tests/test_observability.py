@@ -71,6 +71,9 @@ def test_every_published_name_is_there() -> None:
         "PrometheusMetrics",
         "get_metrics",
         "reset_metrics",
+        "PushgatewayClient",
+        "get_pushgateway_client",
+        "reset_pushgateway_client",
     }
 
 
