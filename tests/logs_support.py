@@ -22,12 +22,15 @@ ON = {"logs_endpoints_enabled": True}
 class Site:
     """An application with the logs API at *port*, one of its own."""
 
-    def __init__(self, settings: Settings, store: Store | None, journal: Any = None) -> None:
+    def __init__(
+        self, settings: Settings, store: Store | None, journal: Any = None, feed: Any = None
+    ) -> None:
         app = Flask("logs-test")
         app.extensions |= {
             "ccproxy.settings": settings,
             "ccproxy.store": store,
             "ccproxy.journal": journal,
+            "ccproxy.feed": feed,
         }
         self.traced: list[RequestRecord] = []
         self.stored: list[RequestRecord] = []

@@ -15,6 +15,7 @@ from recording_support import make_record, open_writer, recording_settings
 from scripted import wait_until
 
 from ccproxy_flask.errors import ERROR_TYPES
+from ccproxy_flask.journal import Feed
 from ccproxy_flask.record import COLUMNS, to_json
 from ccproxy_flask.recorder.recorder import start_in_process
 from ccproxy_flask.store.duckdb import DuckDBStore
@@ -29,9 +30,12 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     home = tmp_path_factory.mktemp("logs")
     store = DuckDBStore(home / "metrics.duckdb")
     store.append([to_json(record) for record in ROWS], [], {"dropped:disk_full": 3})
-    site = Site(recording_settings(home, observability=ON), store)
+    settings = recording_settings(home, observability=ON)
+    feed = Feed(settings.journal_directory)
+    site = Site(settings, store, feed=feed)
     yield site
     site.close()
+    feed.close()
     store.close()
 
 
@@ -217,10 +221,14 @@ BAD: dict[str, dict[str, list[str]]] = {
         "limit": [*BAD_INTEGERS, "0", "10001"],
         "cursor": ["", "x", "1~", "~", "1~a b", "9" * 18 + "~a", SQL],
     },
+    "/analytics": {"hours": [*BAD_INTEGERS, "0", "169"]},
+    "/export": {"format": ["", "CSV", "xml", "csv,jsonl", SQL]},
+    "/stream": {},
 }
+ENDPOINTS_WITH_ROWS = [endpoint for endpoint in BAD if endpoint != "any"]
 CASES = [
     (endpoint, name, value)
-    for endpoint in ("/entries", "/query")
+    for endpoint in ENDPOINTS_WITH_ROWS
     for name, values in (BAD["any"] | BAD[endpoint]).items()
     for value in values
 ]
@@ -247,11 +255,7 @@ def test_bad_value_is_refused(site, endpoint, name, value):
 
 @pytest.mark.parametrize(
     ("endpoint", "name"),
-    [
-        (endpoint, name)
-        for endpoint in ("/entries", "/query")
-        for name in BAD["any"] | BAD[endpoint]
-    ],
+    [(endpoint, name) for endpoint in ENDPOINTS_WITH_ROWS for name in BAD["any"] | BAD[endpoint]],
 )
 def test_repeated_parameter_is_refused(site, endpoint, name):
     """Which of two values is meant is not guessed."""
@@ -261,7 +265,10 @@ def test_repeated_parameter_is_refused(site, endpoint, name):
 
 @pytest.mark.parametrize(
     ("method", "path"),
-    [("GET", "/entries"), ("GET", "/query"), ("GET", "/status"), ("POST", "/reset")],
+    [
+        *(("GET", endpoint) for endpoint in [*ENDPOINTS_WITH_ROWS, "/status", "/openapi.json"]),
+        *(("GET", "/entries/x"), ("POST", "/reset"), ("POST", "/sql")),
+    ],
 )
 @pytest.mark.parametrize("name", ["unknown", "LIMIT", "limit[]", "'", "where"])
 def test_unknown_parameter_is_refused(site, method, path, name):
@@ -271,7 +278,7 @@ def test_unknown_parameter_is_refused(site, method, path, name):
     assert answer[2]["detail"][0]["type"] == "extra_forbidden"
 
 
-@pytest.mark.parametrize("endpoint", ["/entries", "/query"])
+@pytest.mark.parametrize("endpoint", ENDPOINTS_WITH_ROWS)
 @pytest.mark.parametrize(
     ("low", "high", "values"),
     [
@@ -384,7 +391,10 @@ def test_reset_from_a_foreign_page_or_without_the_token(own_home):
 
 # -- where it is off, or away ----------------------------------------------------------------------
 
-ENDPOINTS = [("GET", "/entries"), ("GET", "/query"), ("POST", "/reset")]
+ENDPOINTS = [
+    *(("GET", "/entries"), ("GET", "/query"), ("GET", "/analytics"), ("GET", "/export")),
+    *(("GET", "/entries/x"), ("POST", "/reset")),
+]
 
 
 @pytest.mark.parametrize(("method", "path"), [*ENDPOINTS, ("GET", "/status")])

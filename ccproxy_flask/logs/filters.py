@@ -45,10 +45,12 @@ FILTERS = frozenset(
 LARGEST_OFFSET = 1_000_000_000
 FORMATS = ("csv", "jsonl", "parquet")
 LONGEST_SQL = 20_000
+MOST_ENTRIES = 1000
+MOST_HOURS = 168
 _SQL_ROWS = 1000
-_LONGEST_TEXT = 256
+LONGEST_TEXT = 256
 _MOST_CHOICES = 50
-_LONGEST_DURATION_MS = 1e12
+LONGEST_DURATION_MS = 1e12
 _LAST_SECOND = 253_402_300_799
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
@@ -159,8 +161,8 @@ class Parameters:
             message = "String should have at least 1 character"
             self._wrong(name, text, message, "string_too_short")
             return None
-        if len(text) > _LONGEST_TEXT:
-            message = f"String should have at most {_LONGEST_TEXT} characters"
+        if len(text) > LONGEST_TEXT:
+            message = f"String should have at most {LONGEST_TEXT} characters"
             self._wrong(name, text, message, "string_too_long")
             return None
         return text
@@ -237,8 +239,8 @@ def log_filter(found: Parameters) -> LogFilter:
         provider=found.text("provider"),
         status_code_min=found.integer("status_code_min", 100, 599),
         status_code_max=found.integer("status_code_max", 100, 599),
-        min_duration_ms=found.number("min_duration_ms", 0, _LONGEST_DURATION_MS),
-        max_duration_ms=found.number("max_duration_ms", 0, _LONGEST_DURATION_MS),
+        min_duration_ms=found.number("min_duration_ms", 0, LONGEST_DURATION_MS),
+        max_duration_ms=found.number("max_duration_ms", 0, LONGEST_DURATION_MS),
         streaming=found.boolean("streaming"),
         session_id=found.text("session_id"),
         request_id=found.text("request_id"),
@@ -259,7 +261,7 @@ def entries_parameters(args: MultiDict[str, str]) -> tuple[LogFilter, Page]:
     """Return what ``/logs/entries`` is asked for. Raises InvalidParameters."""
     found = Parameters(args, FILTERS | {"limit", "offset", "order_by", "order_desc"})
     where = log_filter(found)
-    limit = found.integer("limit", 1, 1000)
+    limit = found.integer("limit", 1, MOST_ENTRIES)
     offset = found.integer("offset", 0, LARGEST_OFFSET)
     order_by = found.one_of("order_by", COLUMNS)
     order_desc = found.boolean("order_desc")
@@ -285,7 +287,7 @@ def analytics_parameters(args: MultiDict[str, str]) -> tuple[LogFilter, int]:
     """
     found = Parameters(args, FILTERS | {"hours"})
     where = log_filter(found)
-    hours = found.integer("hours", 1, 168) or 24
+    hours = found.integer("hours", 1, MOST_HOURS) or 24
     found.check()
     if where.start_time is None:
         end = where.end_time or datetime.now(UTC)

@@ -26,6 +26,7 @@ from .filters import (
     query_parameters,
     sql_parameters,
 )
+from .openapi import description
 
 if TYPE_CHECKING:
     from ccproxy_flask.journal import JournalWriter
@@ -164,6 +165,13 @@ def sql() -> Response:
         return error_response(413, "too_large", f"At most {_LONGEST_BODY} bytes.")
     text, limit = sql_parameters(request.stream.read(_LONGEST_BODY))
     return _json(store.sql(text, limit))
+
+
+@blueprint.get("/openapi.json")
+def openapi() -> Response:
+    """The description of this API for programs (OpenAPI 3.1)."""
+    no_parameters(request.args)
+    return _json(orjson.dumps(description()))
 
 
 @blueprint.get("/query")
