@@ -9,6 +9,7 @@ from __future__ import annotations
 import _socket
 import contextlib
 import os
+import time
 from typing import TYPE_CHECKING, Any
 
 from gunicorn.http import wsgi
@@ -31,6 +32,13 @@ class TransparentResponse(wsgi.Response):  # type: ignore[misc]  # gunicorn is u
     _transparent = False
     _has_more = False
     _held_head = b""
+
+    def __init__(self, req: Any, sock: Any, cfg: Any) -> None:
+        super().__init__(req, sock, cfg)
+        self.wire_headers = [(name.lower(), value) for name, value in req.headers]
+        if any(name == "script_name" for name, _ in self.wire_headers):
+            # gunicorn would take it for a setting, and shorten the path by it
+            req.headers = [pair for pair in req.headers if pair[0] != "SCRIPT_NAME"]
 
     def start_response(
         self, status: str, headers: Headers, exc_info: Any = None
@@ -118,8 +126,8 @@ class Edge:
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Serve one request."""
         writer = getattr(start_response, "__self__", None)
-        if isinstance(writer, wsgi.Response):
-            environ["ccproxy.headers"] = [(name.lower(), v) for name, v in writer.req.headers]
+        if isinstance(writer, TransparentResponse):
+            environ["ccproxy.headers"] = writer.wire_headers
             environ["ccproxy.force_close"] = writer.force_close
             connections.begin(writer.sock)
         return self._app(environ, start_response)
@@ -135,6 +143,43 @@ def request_headers(environ: Mapping[str, Any]) -> Headers:
         for name, value in environ.items()
         if name.startswith("HTTP_") or (name in ("CONTENT_TYPE", "CONTENT_LENGTH") and value)
     ]
+
+
+def close_after_answer(
+    environ: dict[str, Any], reading: Callable[[float], None] | None = None
+) -> None:
+    """Close the client's connection after the answer, though its request may still be coming.
+
+    Not at once: what arrives at a closed connection makes the client's system throw away the
+    answer (RFC 9112 §9.6). *reading* waits for who reads the rest, for so many seconds at most;
+    without it, the rest is read here.
+    """
+    environ.get("ccproxy.force_close", lambda: None)()
+    environ["ccproxy.linger"] = reading
+
+
+def linger(environ: dict[str, Any], sock: Any) -> None:
+    """Do what :func:`close_after_answer` promised for the request of *environ*, now answered."""
+    if "ccproxy.linger" not in environ:
+        return
+    reading = environ.pop("ccproxy.linger")
+    with contextlib.suppress(OSError):
+        sock.shutdown(_socket.SHUT_WR)
+        if reading is not None:
+            reading(_LINGER_SECONDS)
+            return
+        left, deadline = _LINGER_BYTES, time.monotonic() + _LINGER_SECONDS
+        while left > 0 and (seconds := deadline - time.monotonic()) > 0:
+            sock.settimeout(seconds)
+            data = sock.recv(_LINGER_PIECE)
+            if not data:
+                return
+            left -= len(data)
+
+
+_LINGER_SECONDS = 5.0
+_LINGER_BYTES = 64 << 20
+_LINGER_PIECE = 64 << 10
 
 
 def raw_target(environ: Mapping[str, Any]) -> tuple[str, str]:

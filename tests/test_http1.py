@@ -84,8 +84,7 @@ def test_sized_body() -> None:
         ("GET", head(), http1.UntilClose),
         ("GET", head(("Content-Length", "3")), http1.Sized),
         ("GET", head(("Content-Length", "3"), ("Transfer-Encoding", "chunked")), http1.Chunked),
-        ("GET", head(("Transfer-Encoding", "gzip, Chunked")), http1.Chunked),
-        ("GET", head(("Transfer-Encoding", "gzip")), http1.UntilClose),
+        ("GET", head(("Transfer-Encoding", "Chunked")), http1.Chunked),
         ("HEAD", head(("Content-Length", "3")), http1.Sized),
         ("GET", head(("Content-Length", "3"), ("Content-Length", "3")), http1.Sized),
     ],
@@ -106,6 +105,13 @@ def test_bad_length_is_an_error(length: str) -> None:
     """A length that is no number is not guessed."""
     with pytest.raises(NotHttp):
         http1.framing_of("GET", head(("Content-Length", length)))
+
+
+@pytest.mark.parametrize("coding", ["gzip", "gzip, chunked", "chunked, gzip", "chunked, chunked"])
+def test_coding_nobody_asked_for_is_an_error(coding: str) -> None:
+    """A transfer coding that could not be named to the client is not passed on without its name."""
+    with pytest.raises(NotHttp):
+        http1.framing_of("GET", head(("Transfer-Encoding", coding)))
 
 
 def test_two_lengths_are_an_error() -> None:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import time
+import contextlib
 from typing import TYPE_CHECKING, Protocol
 
-from ..errors import BodyTooLarge, ClientDisconnected
+from ..errors import BadRequest, BodyTooLarge, ClientDisconnected, ProxyError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PIECE = 64 << 10
-_LINGER_BYTES = 64 << 20
-_LINGER_SECONDS = 5.0
 
 
 class Stream(Protocol):
@@ -33,8 +31,8 @@ class RequestBody:
     """A body of *length* bytes, or in chunks where *length* is None.
 
     What fits into one piece is read at once, into ``whole``; the rest stays with the client until
-    the upstream takes it. Raises ClientDisconnected where the client stops in the middle, and
-    BodyTooLarge over *limit* bytes.
+    the upstream takes it. Raises ClientDisconnected where the client stops in the middle,
+    BadRequest where its framing is malformed, and BodyTooLarge over *limit* bytes.
     """
 
     def __init__(self, stream: Stream, length: int | None, limit: int, reader: Watcher) -> None:
@@ -76,6 +74,12 @@ class RequestBody:
             piece = self._read()
             self._ended = self._is_end(piece)
 
+    def discard(self) -> None:
+        """Read what is left, to nobody: a client still sending does not look for its answer."""
+        with contextlib.suppress(ProxyError, ClientDisconnected):
+            for _ in self.pieces():
+                pass
+
     def wire_pieces(self) -> Iterator[bytes]:
         """Yield the body in pieces, in the framing that the client used."""
         if self.length is not None:
@@ -103,16 +107,7 @@ class RequestBody:
 def _read(stream: Stream, size: int) -> bytes:
     try:
         return stream.read(size)
-    except Exception as error:  # each WSGI server has its own exceptions for a bad or cut body
-        raise ClientDisconnected(f"the request body cannot be read: {error!r}") from error
-
-
-def discard(stream: Stream) -> None:
-    """Read on for a while, so that a client still sending gets to see the answer it was given."""
-    deadline = time.monotonic() + _LINGER_SECONDS
-    left = _LINGER_BYTES
-    try:
-        while left > 0 and time.monotonic() < deadline and (piece := _read(stream, PIECE)):
-            left -= len(piece)
-    except ClientDisconnected:
-        return
+    except OSError as error:  # gunicorn's for a body that is cut is one too
+        raise ClientDisconnected("the client stopped in the middle of its request") from error
+    except Exception as error:  # each WSGI server has its own exceptions for a malformed body
+        raise BadRequest(f"the request body is malformed: {type(error).__name__}") from error

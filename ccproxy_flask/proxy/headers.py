@@ -27,6 +27,9 @@ HOP_BY_HOP = frozenset(
     }
 )
 _REWRITTEN = HOP_BY_HOP | {"host"}
+# How long a body is, is not for `Connection` to hide: the next reader would take the body for a
+# request, or for an answer, of its own.
+_NEVER_HIDDEN = frozenset({"content-length"})
 _NOTHING: frozenset[str] = frozenset()
 
 # Where a client puts its key (the providers' API references, 2026-11).
@@ -53,7 +56,8 @@ def named_by_connection(headers: Headers) -> frozenset[str]:
     values = [pair[1] for pair in headers if len(pair[0]) == 10 and pair[0].lower() == "connection"]
     if not values:
         return _NOTHING
-    return frozenset(name.strip().lower() for value in values for name in value.split(","))
+    named = frozenset(name.strip().lower() for value in values for name in value.split(","))
+    return named - _NEVER_HIDDEN
 
 
 def first_values(headers: Headers) -> dict[str, str]:

@@ -20,6 +20,7 @@ LONGEST_HEAD = 256 << 10
 _LONGEST_LINE = 16 << 10
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: ([\t\x20-\x7e\x80-\xff]*))?")
 _HEADER = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*([\t\x20-\x7e\x80-\xff]*?)[ \t]*")
+_LENGTH = re.compile(r"[0-9]{1,18}")
 _SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;.*)?")
 
 
@@ -81,19 +82,31 @@ class Framing(Protocol):
 
 
 def framing_of(method: str, head: Head) -> Framing:
-    """Return the framing of the body that follows *head* (RFC 9112 §6.3). Raises NotHttp."""
+    """Return the framing of the body that follows *head* (RFC 9112 §6.3). Raises NotHttp.
+
+    Takes out of *head* every length but the one that counts: a client must not be told two. Of
+    transfer codings only ``chunked`` is taken: nobody asked for others, and they could not be
+    named to the client.
+    """
+    chunked = False
+    lengths: Headers = []
+    for pair in head.headers:
+        name, value = pair[0].lower(), pair[1]
+        if name == "transfer-encoding":
+            if chunked or value.lower() != "chunked":
+                raise NotHttp("the answer has a transfer coding that nobody asked for")
+            chunked = True
+        elif name == "content-length":
+            if _LENGTH.fullmatch(value) is None or (lengths and lengths[0][1] != value):
+                raise NotHttp("content-length is not one number")
+            lengths.append(pair)
+    for pair in lengths if chunked else lengths[1:]:
+        head.headers.remove(pair)
     if method == "HEAD" or head.status in (204, 304):
         return Sized(0)
-    length: str | None = None
-    for name, value in head.headers:
-        lowered = name.lower()
-        if lowered == "transfer-encoding":
-            return Chunked() if value.lower().split(",")[-1].strip() == "chunked" else UntilClose()
-        if lowered == "content-length":
-            if not (value.isascii() and value.isdigit()) or length not in (None, value):
-                raise NotHttp("content-length is not one number")
-            length = value
-    return UntilClose() if length is None else Sized(int(length))
+    if chunked:
+        return Chunked()
+    return Sized(int(lengths[0][1])) if lengths else UntilClose()
 
 
 class Sized:

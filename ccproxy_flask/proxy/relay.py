@@ -61,7 +61,12 @@ class Relay(Response):
     ) -> Iterable[bytes]:
         """Send the head and return the body as it comes."""
         answer = self._answer
-        start_response(f"{answer.status} {answer.reason}", self._wire_headers)
+        try:
+            start_response(f"{answer.status} {answer.reason}", self._wire_headers)
+        except BaseException as error:  # nobody else would end the answer
+            self._error = error
+            self.close()
+            raise
         return _Body(self)
 
     def pieces(self) -> Iterator[bytes]:

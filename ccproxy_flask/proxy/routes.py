@@ -25,7 +25,7 @@ from ..settings import RESERVED_NAMES
 from ..tracers import Both
 from ..usage import PriceBook, RequestFacts, answer_reader, request_reader
 from . import headers as wire
-from .body import RequestBody, discard
+from .body import RequestBody
 from .inject import UsageRemover, asking_for_usage
 from .providers import Providers, Route, dialect_of
 from .relay import Relay, describe
@@ -53,7 +53,7 @@ class PassedPath(BaseConverter):
     """Any path that does not begin with the name of a page of our own."""
 
     _own = "|".join(sorted(RESERVED_NAMES - {"api", "v1"}))
-    regex = rf"(?!(?:{_own})(?:/|$)).*?"
+    regex = rf"(?!(?:{_own})(?:/|$))(?s:.*?)"
     part_isolating = False
     weight = 300
 
@@ -181,7 +181,9 @@ class Exchange:
         except BaseException:
             self._unwatch()
             self._note_sent(began, body, reader)
+            self._let_upload_end()
             raise
+        self._let_upload_end()
         head_at = self._trace.elapsed()
         content_type = answer.named.get("content-type", "")
         encoding = answer.named.get("content-encoding", "")
@@ -246,8 +248,11 @@ class Exchange:
         watcher = reader if self._trail is None else Both(reader.feed, self._trail.feed)
         length = self._named.get("content-length")
         if length is None:
-            if "chunked" not in self._named.get("transfer-encoding", "").lower():
+            coding = self._named.get("transfer-encoding")
+            if coding is None:
                 return None
+            if coding.lower() != "chunked":
+                raise BadRequest("the body has a transfer coding other than chunked")
             return RequestBody(self._environ["wsgi.input"], None, limit, watcher)
         if not length.isdigit():
             raise BadRequest(f"content-length {length[:20]!r} is not a number")
@@ -297,6 +302,12 @@ class Exchange:
         if self._socket_fd is not None:
             self._parts.watch.unwatch(self._socket_fd)
             self._socket_fd = None
+
+    def _let_upload_end(self) -> None:
+        """Where the answer came before the end of the request, let it be the connection's last."""
+        upload = self._line.upload
+        if upload is not None and upload.is_alive():
+            serving.close_after_answer(self._environ, upload.join)
 
     def _note_route(self, route: Route) -> None:
         record = self._trace.record
@@ -361,9 +372,8 @@ def _own_error(error: ProxyError) -> Response:
     answer.headers[tracing.REQUEST_ID_HEADER] = request_id
     if isinstance(error, UpgradeRequired):
         answer.headers["Upgrade"] = "HTTP/1.1"
-    if isinstance(error, BodyTooLarge | HeadersTooLarge):
-        request.environ.get("ccproxy.force_close", lambda: None)()
-        answer.call_on_close(partial(discard, request.environ["wsgi.input"]))
+    if isinstance(error, BadRequest | BodyTooLarge | HeadersTooLarge):
+        serving.close_after_answer(request.environ)
     _trace_own(answer, error)
     return answer
 

@@ -31,7 +31,6 @@ from requests.exceptions import ConnectTimeout, ReadTimeout, RequestException, S
 from requests.structures import CaseInsensitiveDict
 
 from ..errors import (
-    BodyTooLarge,
     ClientDisconnected,
     ProxyError,
     UpstreamBroken,
@@ -123,6 +122,8 @@ class Lifeline:
 
     def __init__(self) -> None:
         self.cut = False
+        self.upload: threading.Thread | None = None
+        """Who sends the rest of a long body, beside the reader of the answer."""
         self._sock: socket.socket | None = None
 
     def attach(self, sock: socket.socket | None) -> None:
@@ -236,7 +237,7 @@ class WireAdapter(BaseAdapter):
         connection = self._connection(origin, call.connect_timeout, line)
         try:
             connection.sock.settimeout(call.read_timeout)
-            head, rest = self._exchange(connection, origin, call)
+            head, rest = self._exchange(connection, origin, call, line)
             line.check()
             framing = http1.framing_of(call.method, head)
             raw = WireBody(connection, framing, head, rest, self._give_back)
@@ -261,7 +262,7 @@ class WireAdapter(BaseAdapter):
                 idle.pop().close()
 
     def _exchange(
-        self, connection: Connection, origin: Origin, call: Call
+        self, connection: Connection, origin: Origin, call: Call, line: Lifeline
     ) -> tuple[http1.Head, bytes]:
         head = _request_head(call, origin)
         body = call.body
@@ -270,7 +271,7 @@ class WireAdapter(BaseAdapter):
         elif body.whole is not None:
             send_all(connection.sock, head + body.whole)
         else:
-            connection.upload(head, body)
+            line.upload = connection.upload(head, body)
         try:
             return connection.read_head()
         except (OSError, http1.NotHttp):
@@ -369,13 +370,14 @@ class Connection:
             return False
         return False  # closed by the upstream, or it said something nobody asked for
 
-    def upload(self, head: bytes, body: RequestBody) -> None:
+    def upload(self, head: bytes, body: RequestBody) -> Upload:
         """Send a long request while the answer may already come."""
-        self._upload = Upload(self.sock, head, body)
+        upload = self._upload = Upload(self.sock, head, body)
         if isinstance(self.sock, ssl.SSLSocket) and not _COOPERATIVE:
-            self._upload.run()  # OpenSSL allows no second thread on a connection
+            upload.run()  # OpenSSL allows no second thread on a connection
         else:
-            self._upload.start()
+            upload.start()
+        return upload
 
     def raise_upload_error(self) -> None:
         """Raise what ended the upload, where that was not the upstream."""
@@ -385,6 +387,7 @@ class Connection:
     def read_head(self) -> tuple[http1.Head, bytes]:
         """Return the final head, and what came with it of the body."""
         held = b""
+        interim = 0
         while True:
             data = self.sock.recv(_READ_SIZE)
             if not data:
@@ -394,7 +397,10 @@ class Connection:
                 head, held = http1.parse_head(held[:end]), held[end + 4 :]
                 if head.status >= 200:
                     return head, held
-            if len(held) > http1.LONGEST_HEAD:
+                interim += end
+                if head.status == 101:
+                    raise http1.NotHttp("the upstream changed to a protocol nobody asked for")
+            if interim + len(held) > http1.LONGEST_HEAD:
                 raise http1.NotHttp("the head of the answer does not end")
 
     @property
@@ -424,12 +430,12 @@ class Upload(threading.Thread):
             self._sock.sendall(self._head)
             for piece in self._body.wire_pieces():
                 self._sock.sendall(piece)
-        except (ClientDisconnected, BodyTooLarge) as error:
+        except (ClientDisconnected, ProxyError) as error:
             self.error = error
             shut_down(self._sock)
         except (OSError, ValueError):
             # The upstream reads no more. Its answer, or the lack of one, says why.
-            pass
+            self._body.discard()
 
 
 class WireBody:
@@ -446,7 +452,11 @@ class WireBody:
         self.wire_headers = head.headers
         self._connection: Connection | None = connection
         self._framing, self._head, self._give_back = framing, head, give_back
-        self._early = framing.feed(rest) if rest and not framing.done else b""
+        self._early = b""
+        if rest and framing.done:
+            framing.rest = rest  # an answer without a body had one: this connection is of no use
+        elif rest:
+            self._early = framing.feed(rest)
         self._release()
 
     @property

@@ -1,0 +1,308 @@
+"""The proxy against peers that bend HTTP: whatever they do, no message is taken for two."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+from conftest import Server
+from scripted import Conversation, ScriptedUpstream
+
+CHAT = b'{"model":"gpt-4o-mini","messages":[]}'
+GET = b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+OK = b"HTTP/1.1 200 OK\r\n"
+
+
+def exchange(server: Server, sent: bytes, timeout: float = 10) -> bytes:
+    """Send bytes on a connection of their own, and return all that comes until its end."""
+    with socket.create_connection(("127.0.0.1", server.port), timeout=timeout) as sock:
+        sock.sendall(sent)
+        held = b""
+        while data := sock.recv(65536):
+            held += data
+        return held
+
+
+def saying(data: bytes) -> Callable[[Conversation], None]:
+    """Return a script that answers with *data*, and closes the connection."""
+
+    def script(talk: Conversation) -> None:
+        talk.send(data)
+        talk.cut()
+
+    return script
+
+
+def post(headers: bytes, body: bytes = CHAT) -> bytes:
+    """Return a POST with *headers*, whose body has a length."""
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n"
+    return head + headers + b"Content-Length: %d\r\n\r\n" % len(body) + body
+
+
+# -- requests ----------------------------------------------------------------------------------
+
+
+def test_length_is_not_for_connection_to_hide(server: Server, upstream: ScriptedUpstream) -> None:
+    """A body whose length is called hop-by-hop does not become a request of its own."""
+    inner = b"POST /v1/smuggled HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n"
+    for _ in range(2):
+        answer = exchange(server, post(b"Connection: close, Content-Length\r\n", inner))
+        assert answer.startswith(b"HTTP/1.1 200")
+
+    assert [seen.line for seen in upstream.seen] == ["POST /v1/chat/completions HTTP/1.1"] * 2
+    assert [seen.body for seen in upstream.seen] == [inner] * 2
+
+
+@pytest.mark.parametrize("framing", [b"gzip, chunked", b"deflate,chunked"])
+def test_unknown_transfer_coding_is_refused(
+    server: Server, upstream: ScriptedUpstream, framing: bytes
+) -> None:
+    """A body in a coding that is not passed on is not passed on without its name."""
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+    answer = exchange(
+        server, head + b"Transfer-Encoding: " + framing + b"\r\n\r\n2\r\n{}\r\n0\r\n\r\n"
+    )
+
+    assert answer.startswith(b"HTTP/1.1 400")
+    assert upstream.seen == []
+    assert server.records(1)[0]["error_type"] == "bad_request"
+
+
+@pytest.mark.parametrize("body", [b"zz\r\n{}\r\n0\r\n\r\n", b"2\r\n{}XX0\r\n\r\n"])
+def test_malformed_chunks_are_a_bad_request(
+    server: Server, upstream: ScriptedUpstream, body: bytes
+) -> None:
+    """A client that is there and sends nonsense is told so, and did not hang up."""
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n"
+    answer = exchange(server, head + b"Transfer-Encoding: chunked\r\n\r\n" + body)
+
+    [record] = server.records(1)
+    assert answer.startswith(b"HTTP/1.1 400")
+    assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["code"] == "bad_request"
+    assert (record["error_type"], record["client_disconnected"]) == ("bad_request", False)
+    assert upstream.seen == []
+
+
+def test_malformed_chunks_late_in_an_upload(server: Server, upstream: ScriptedUpstream) -> None:
+    """Nonsense behind the part that was passed on already is told and recorded in the same way."""
+    head = b"POST /v1/files HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+    pieces = (b"8000\r\n" + bytes(0x8000) + b"\r\n") * 5
+    answer = exchange(server, head + pieces + b"zz\r\n")
+
+    assert answer.startswith(b"HTTP/1.1 400")
+    assert server.records(1)[0]["error_type"] == "bad_request"
+    assert upstream.seen == []
+
+
+def test_path_with_encoded_line_breaks_is_passed_on(
+    server: Server, upstream: ScriptedUpstream
+) -> None:
+    """What a path's escapes stand for is the upstream's business."""
+    answer = exchange(server, GET.replace(b"/v1/models", b"/v1/files/a%0d%0ab%00%ff"))
+
+    assert answer.startswith(b"HTTP/1.1 200")
+    assert upstream.seen[0].line == "GET /v1/files/a%0d%0ab%00%ff HTTP/1.1"
+    assert len(server.records(1)) == 1
+
+
+@pytest.mark.parametrize("value", [b"/nowhere", b"/v1"])
+def test_script_name_is_a_header_like_any_other(
+    server: Server, upstream: ScriptedUpstream, value: bytes
+) -> None:
+    """A header that WSGI servers take for a setting changes nothing, and is passed on."""
+    request = GET.replace(b"Connection", b"Script_Name: " + value + b"\r\nConnection")
+    answer = exchange(server, request)
+
+    assert answer.startswith(b"HTTP/1.1 200")
+    assert upstream.seen[0].line == "GET /v1/models HTTP/1.1"
+    assert upstream.seen[0].header("script_name") == value.decode()
+
+
+# -- answers -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "framing",
+    [
+        b"Transfer-Encoding: chunked\r\nContent-Length: 3\r\n",
+        b"Content-Length: 3\r\nTransfer-Encoding: chunked\r\n",
+    ],
+)
+def test_chunks_overrule_a_length(
+    server: Server, upstream: ScriptedUpstream, framing: bytes
+) -> None:
+    """An answer with two framings reaches the client with the one that counts, and whole."""
+    upstream.script = saying(OK + framing + b"\r\n5\r\nhello\r\n0\r\n\r\n")
+
+    status, headers, body = server.request("GET", "/v1/models")
+
+    assert (status, body, "content-length" in headers) == (200, b"hello", False)
+
+
+def test_repeated_length_is_told_once(server: Server, upstream: ScriptedUpstream) -> None:
+    """Two equal lengths become one."""
+    upstream.script = saying(OK + b"Content-Length: 2\r\ncontent-length: 2\r\n\r\n{}")
+
+    assert exchange(server, GET).lower().count(b"content-length") == 1
+
+
+@pytest.mark.parametrize(
+    ("method", "answer"),
+    [
+        (b"GET", OK + b"Content-Length: abc\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
+        (b"GET", OK + b"Transfer-Encoding: chunked\r\nContent-Length: abc\r\n\r\n0\r\n\r\n"),
+        (b"GET", OK + b"Content-Length: " + b"9" * 5000 + b"\r\n\r\n{}"),
+        (b"HEAD", OK + b"Content-Length: abc\r\n\r\n"),
+        (b"GET", b"HTTP/1.1 304 Same\r\nContent-Length: -1\r\n\r\n"),
+        (b"GET", OK + b"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n"),
+        (b"GET", b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\nx"),
+    ],
+)
+def test_answer_that_cannot_be_framed(
+    server: Server, upstream: ScriptedUpstream, method: bytes, answer: bytes
+) -> None:
+    """An answer whose end nobody could tell is a 502, with its record; nothing stays behind."""
+    upstream.script = saying(answer)
+
+    got = exchange(server, GET.replace(b"GET", method))
+
+    assert got.startswith(b"HTTP/1.1 502")
+    assert server.records(1)[0]["error_type"] == "upstream_broken"
+    assert active_requests(server) == 0
+
+
+def active_requests(server: Server) -> float:
+    """Return the gauge of requests in flight."""
+    text = server.request("GET", "/metrics")[2].decode()
+    [line] = [line for line in text.splitlines() if line.startswith("ccproxy_active_requests ")]
+    return float(line.split()[1])
+
+
+@pytest.mark.parametrize(
+    ("method", "head"),
+    [(b"HEAD", OK + b"Content-Length: 2\r\n\r\n"), (b"GET", b"HTTP/1.1 204 Nothing\r\n\r\n")],
+)
+def test_body_where_none_may_be_ends_the_connection(
+    start_server: Callable[..., Server], upstream: ScriptedUpstream, method: bytes, head: bytes
+) -> None:
+    """A body behind an answer that has none is never taken for the answer to somebody else."""
+    upstream.script = lambda talk: talk.send(head + b"{}")
+    own = start_server()
+    for _ in range(2):
+        assert b"{}" not in exchange(own, GET.replace(b"GET", method))
+
+    assert upstream.connections == 2
+
+
+def test_endless_interim_answers(server: Server, upstream: ScriptedUpstream) -> None:
+    """An upstream that only ever announces an answer is given up."""
+
+    def script(talk: Conversation) -> None:
+        while True:
+            talk.send((b"HTTP/1.1 103 Early Hints\r\nlink: " + b"x" * 1000 + b"\r\n\r\n") * 16)
+
+    upstream.script = script
+
+    assert exchange(server, GET).startswith(b"HTTP/1.1 502")
+    assert server.records(1)[0]["error_type"] == "upstream_broken"
+
+
+# -- requests that are still coming when they are answered ---------------------------------------
+
+
+def upload(server: Server, length: int = 8 << 20, sent: int = 300_000) -> socket.socket:
+    """Return a connection on which an upload of *length* bytes has begun."""
+    sock = socket.create_connection(("127.0.0.1", server.port), timeout=10)
+    head = b"POST /v1/files HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % length
+    sock.sendall(head + bytes(sent))
+    return sock
+
+
+@pytest.fixture
+def hasty() -> Iterator[HastyUpstream]:
+    """An upstream that answers before it has read a request."""
+    upstream = HastyUpstream()
+    yield upstream
+    upstream.close()
+
+
+class HastyUpstream:
+    """Answers the first bytes of each request with ``answer``, and reads no more."""
+
+    def __init__(self) -> None:
+        self.answer = b"HTTP/1.1 413 Too Large\r\ncontent-length: 2\r\n\r\n{}"
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        self._open: list[socket.socket] = []
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                sock, _ = self._listener.accept()
+                self._open.append(sock)
+                sock.recv(1000)
+                sock.sendall(self.answer)
+
+    def close(self) -> None:
+        """End all connections."""
+        for sock in (self._listener, *self._open):
+            sock.close()
+
+
+def test_early_answer_is_the_only_one(
+    start_server: Callable[..., Server], hasty: HastyUpstream
+) -> None:
+    """A client that stalls in its upload gets the early answer, no second one, and the end."""
+    own = start_server(upstream_url=hasty.url)
+    with upload(own) as sock:
+        held = b""
+        while data := sock.recv(65536):
+            held += data
+
+    head, _, body = held.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 413")
+    assert b"Connection: close" in head
+    assert body == b"{}"
+    assert own.records(1)[0]["status_code"] == 413
+    assert b"Traceback" not in own.log_path.read_bytes()
+
+
+def test_client_that_sends_all_before_it_reads_gets_the_early_answer(
+    start_server: Callable[..., Server], hasty: HastyUpstream
+) -> None:
+    """What is still sent does not make the client's system throw the answer away."""
+    own = start_server(upstream_url=hasty.url)
+    with upload(own) as sock:
+        sock.sendall(bytes((8 << 20) - 300_000))
+        assert sock.recv(65536).startswith(b"HTTP/1.1 413")
+
+
+def test_stalled_upload_to_a_silent_upstream(
+    start_server: Callable[..., Server], hasty: HastyUpstream
+) -> None:
+    """Where neither side moves, the answer is one 504, and the connection ends."""
+    hasty.answer = b""
+    own = start_server(upstream_url=hasty.url, PROXY__TIMEOUT_READ_SECONDS="0.5")
+    with upload(own) as sock:
+        held = b""
+        while data := sock.recv(65536):
+            held += data
+
+    assert held.startswith(b"HTTP/1.1 504")
+    assert held.count(b"HTTP/1.1") == 1
+    assert own.records(1)[0]["error_type"] == "upstream_timeout"
+
+
+def test_refused_upload_that_stalls_is_recorded_at_once(server: Server) -> None:
+    """The record of a refused request does not wait for the rest of it."""
+    with upload(server, length=1 << 40) as sock:
+        assert sock.recv(65536).startswith(b"HTTP/1.1 413")
+        [record] = server.records(1)
+
+    assert record["error_type"] == "body_too_large"
+    assert record["duration_ms"] < 1000
