@@ -249,7 +249,7 @@ def test_export_as_parquet(site, tmp_path):
 
 
 def test_export_of_much_takes_little_memory(tmp_path):
-    """Many rows pass through in constant memory, with records stored beside a reader that stalls."""
+    """Much passes in constant memory, with records stored beside a reader that stalls."""
     settings = recording_settings(tmp_path, observability=ON)
     store = DuckDBStore(tmp_path / "metrics.duckdb")
     line = to_json(make_record(path="/v1/" + "x" * 200))
