@@ -35,10 +35,10 @@ class _Pid:
         return self._value
 
 
-IS_SHARED = "PROMETHEUS_MULTIPROC_DIR" in os.environ
-"""True where the figures are those of all processes of this service."""
+SHARED_DIRECTORY = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+"""Where the processes of this service share their figures, while it runs. None: they do not."""
 
-if IS_SHARED:
+if SHARED_DIRECTORY is not None:
     # The library's own door for this (its README: "Multiprocess Mode", process_identifier).
     values.ValueClass = values.MultiProcessValue(_Pid())  # type: ignore[no-untyped-call]  # no types
 
@@ -371,7 +371,7 @@ class PrometheusMetrics:
 
     def collected(self) -> CollectorRegistry:
         """Return a registry to read: of all processes, where they share their figures."""
-        if not IS_SHARED:
+        if SHARED_DIRECTORY is None:
             return self.registry
         registry = CollectorRegistry()
         multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]  # no types

@@ -15,6 +15,7 @@ import threading
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
@@ -113,7 +114,9 @@ def tasks_of(
             wanted.pushgateway_max_backoff_seconds,
         )
     if wanted.stats_printing_enabled:
-        printer = StatsPrinter(figures, totals, settings.observability.stats_printing_format)
+        kept = Path(metrics.SHARED_DIRECTORY or ".") / "stats-printed.json"
+        style = settings.observability.stats_printing_format
+        printer = StatsPrinter(figures, totals, style, kept=kept)
         yield Task("stats", printer.print, wanted.stats_printing_interval_seconds)
 
 
@@ -124,7 +127,7 @@ def scheduled(
     totals: Callable[[LogFilter], Totals] | None = None,
 ) -> Iterator[None]:
     """Do at intervals, meanwhile, what *settings* want."""
-    if settings.scheduling and not metrics.IS_SHARED:
+    if settings.scheduling and metrics.SHARED_DIRECTORY is None:
         # It would tell of this process alone, which passes no request on.
         log.warning("scheduler_off", reason="PROMETHEUS_MULTIPROC_DIR is not set")
         yield

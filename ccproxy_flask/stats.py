@@ -22,6 +22,7 @@ from .store.base import LogFilter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
+    from pathlib import Path
 
     from .metrics import PrometheusMetrics
     from .store.base import Totals
@@ -111,7 +112,8 @@ class StatsPrinter:
     """Prints a report at each call of :meth:`print` that has something to tell.
 
     *totals* answers for the store (StoreUnavailable: the report goes without). *write* takes the
-    text of all formats but ``log``.
+    text of all formats but ``log``. In the file *kept* is what was printed so far, for whoever
+    prints the same metrics after this process: nothing is told twice, and nothing is left out.
     """
 
     def __init__(
@@ -120,10 +122,12 @@ class StatsPrinter:
         totals: Callable[[LogFilter], Totals] | None,
         style: str = "console",
         write: Callable[[str], None] | None = None,
+        kept: Path | None = None,
     ) -> None:
         self._metrics, self._totals, self._style = metrics, totals, style
         self._write = write or _to_standard_output
-        self._last, self._last_at = Traffic.of(metrics.samples()), datetime.now(UTC)
+        self._kept = kept
+        self._last, self._last_at = _known(kept), datetime.now(UTC)
 
     def print(self) -> bool:
         """Print what happened since the last print; nothing where no request ended."""
@@ -140,6 +144,10 @@ class StatsPrinter:
             "total": self._in_all(),
         }
         self._last, self._last_at = now, at
+        if self._kept is not None:
+            fresh = self._kept.with_suffix(".new")
+            fresh.write_bytes(orjson.dumps(vars(now)))
+            fresh.replace(self._kept)
         if self._style == "log":
             log.info(**report)
         else:
@@ -153,6 +161,15 @@ class StatsPrinter:
             return _in_all(self._totals(LogFilter()))
         except StoreUnavailable:
             return None
+
+
+def _known(kept: Path | None) -> Traffic:
+    """Return what was printed before, nothing where nothing was."""
+    if kept is None or not kept.exists():
+        return Traffic()
+    fields = orjson.loads(kept.read_bytes())
+    counted = {name: Counter(fields[name]) for name in ("tokens", "models")}
+    return Traffic(**{**fields, **counted})
 
 
 def _to_standard_output(text: str) -> None:

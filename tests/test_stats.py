@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from decimal import Decimal
+from pathlib import Path
 
 import pytest
 import structlog
@@ -163,6 +164,20 @@ def test_names_of_upstreams_do_no_harm() -> None:
 
     assert "\x1b" not in printed[0]
     assert len(printed[0].splitlines()) == 3
+
+
+def test_next_process_goes_on_where_the_last_one_was(tmp_path: Path) -> None:
+    """What came before the first process, or between two, is told once, and nothing twice."""
+    metrics, kept = PrometheusMetrics(), tmp_path / "printed.json"
+    counts = []
+    for _ in range(3):
+        some_traffic(metrics)
+        printed = list[str]()
+        stats = StatsPrinter(metrics, None, "json", printed.append, kept)
+        stats.print()
+        stats.print()
+        counts.append([json.loads(line)["interval"]["tokens_input"] for line in printed])
+    assert counts == [[20], [20], [20]]
 
 
 @pytest.mark.slow
