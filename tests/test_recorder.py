@@ -30,6 +30,7 @@ from scripted import wait_until
 from ccproxy_flask.errors import StoreUnavailable
 from ccproxy_flask.journal import JournalWriter
 from ccproxy_flask.journal.segments import list_segments
+from ccproxy_flask.recorder.ingest import Nobody
 from ccproxy_flask.recorder.recorder import start_in_process
 from ccproxy_flask.recorder.server import private_directory
 from ccproxy_flask.recorder.supervisor import Supervisor
@@ -483,3 +484,26 @@ def test_supervisor_gives_a_broken_program_pauses(tmp_path):
     supervisor.stop()
     assert time.monotonic() - began < 2
     assert len(log.read_text()) < 10
+
+
+class Health(Nobody):
+    """An observer that remembers whether the store takes records."""
+
+    def __init__(self) -> None:
+        self.told: list[bool] = []
+
+    def store_health(self, up: bool) -> None:
+        """Remember it."""
+        self.told.append(up)
+
+
+def test_health_of_the_store_is_told(tmp_path: Path) -> None:
+    """Who watches learns that the database cannot be had, and that it can again."""
+    settings = recording_settings(tmp_path)
+    settings.duckdb_path.mkdir()
+    health = Health()
+    recorder = start_in_process(settings, health)
+    wait_until(lambda: health.told and not any(health.told))
+    settings.duckdb_path.rmdir()
+    wait_until(lambda: health.told[-1])
+    recorder.close()

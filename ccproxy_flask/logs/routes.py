@@ -152,6 +152,7 @@ def export() -> Response:
     first = next(pieces, b"")  # what is wrong is known now, while there still is a status to send
     name = f"ccproxy-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}.{form}"
     response = Response(itertools.chain([first], pieces), mimetype=_EXPORT_TYPES[form])
+    response.call_on_close(pieces.close)
     response.headers["content-disposition"] = f'attachment; filename="{name}"'
     return response
 

@@ -22,7 +22,7 @@ from .retention import Retention
 from .server import SocketServer, private_directory
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator
 
     from ccproxy_flask.settings import Settings
     from ccproxy_flask.store.base import (
@@ -251,7 +251,7 @@ class Recorder:
         """Return the figures of ``/logs/analytics`` as the text of a JSON object."""
         return self._current().analytics(where, bucket_seconds)
 
-    def export(self, where: LogFilter, form: str) -> Iterator[bytes]:
+    def export(self, where: LogFilter, form: str) -> Generator[bytes]:
         """Give all rows as ``csv``, ``jsonl`` or ``parquet``."""
         return self._current().export(where, form)
 

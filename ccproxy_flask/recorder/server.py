@@ -6,7 +6,6 @@ import itertools
 import os
 import stat
 import threading
-from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -19,7 +18,7 @@ from ccproxy_flask.store.base import Cursor, LogFilter, Page, QueryRefused
 from ccproxy_flask.store.remote import FACTS_HEADER
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Generator, Iterable, Iterator
     from pathlib import Path
     from wsgiref.types import StartResponse, WSGIEnvironment
 
@@ -111,7 +110,7 @@ class Questions:
 class _Pieces:
     """An answer of unknown length; what is wrong with its first piece is raised at once."""
 
-    def __init__(self, pieces: Iterator[bytes]) -> None:
+    def __init__(self, pieces: Generator[bytes]) -> None:
         self._rest = pieces
         self._pieces = itertools.chain([next(pieces, b"")], pieces)
 
@@ -120,8 +119,7 @@ class _Pieces:
 
     def close(self) -> None:
         """Let go of it; called by the server also where nobody reads to the end."""
-        if isinstance(self._rest, Generator):
-            self._rest.close()
+        self._rest.close()
 
 
 def _answered(

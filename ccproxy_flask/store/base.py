@@ -14,7 +14,7 @@ from ccproxy_flask.errors import CcproxyError, StoreUnavailable
 from ccproxy_flask.record import COLUMNS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Generator, Mapping, Sequence
 
 MOST_ROWS = 10_000
 """The most rows of one answer."""
@@ -240,7 +240,7 @@ class Store(Protocol):
         *where* needs a ``start_time``. Docs: docs/logs-api.md.
         """
 
-    def export(self, where: LogFilter, form: str) -> Iterator[bytes]:
+    def export(self, where: LogFilter, form: str) -> Generator[bytes]:
         """Give all rows as ``csv``, ``jsonl`` or ``parquet``, in no particular order.
 
         What is wrong is raised by the first piece, or breaks off what came before.

@@ -36,7 +36,7 @@ from .base import (
 from .pipes import Pipes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Generator, Iterator, Mapping, Sequence
 
 log = structlog.get_logger(__name__)
 
@@ -197,6 +197,8 @@ class DuckDBStore:
             connection.execute("DETACH ccproxy_copy")
         except duckdb.Error as error:  # no room for it: the file stays as it is
             log.warning("database_not_rewritten", reason=_first_line(str(error)))
+            with suppress(duckdb.Error):  # it may not have been attached
+                connection.execute("DETACH ccproxy_copy")
             copy.unlink(missing_ok=True)
             return connection
         connection.close()
@@ -355,7 +357,8 @@ class DuckDBStore:
         """Return one page of rows, and how many there are in all."""
         condition, values = _condition(where)
         direction = "DESC" if page.order_desc else "ASC"
-        order = f"{page.order_by} {direction} NULLS LAST, request_id {direction}"
+        # With its table, a name is the column and not the text that is shown of it: much faster.
+        order = f"access_logs.{page.order_by} {direction} NULLS LAST, request_id {direction}"
         sql = _ENTRIES.replace("/*where*/", condition).replace("/*order*/", order)
         count = f"SELECT count(*) FROM access_logs WHERE {condition}"  # noqa: S608  our names
         with self.questions() as cursor:
@@ -372,7 +375,7 @@ class DuckDBStore:
             seen = cursor.timestamp.replace(tzinfo=None)
             condition += " AND (timestamp < ? OR (timestamp = ? AND request_id < ?))"
             values += [seen, seen, cursor.request_id]
-        order = "timestamp DESC, request_id DESC"
+        order = "access_logs.timestamp DESC, request_id DESC"
         sql = _ENTRIES.replace("/*where*/", condition).replace("/*order*/", order)
         sql = sql.replace("to_json(page)::VARCHAR", "to_json(page)::VARCHAR, timestamp, request_id")
         with self.questions() as asking:
@@ -400,7 +403,7 @@ class DuckDBStore:
         end = min(where.end_time or now, now)
         return orjson.dumps(figures.analytics(rows, bucket_seconds, where.start_time, end))
 
-    def export(self, where: LogFilter, form: str) -> Iterator[bytes]:
+    def export(self, where: LogFilter, form: str) -> Generator[bytes]:
         """Give all rows as ``csv``, ``jsonl`` or ``parquet``."""
         if self._pipes is None:
             raise StoreUnavailable("the database's folder can hold no pipe for exports", 60)

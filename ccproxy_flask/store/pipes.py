@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ccproxy_flask.errors import StoreUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator, Iterator
     from pathlib import Path
 
 _PIECE = 128 << 10
@@ -30,7 +30,7 @@ class Pipes:
 
     def transfer(
         self, write: Callable[[Path], object], cancel: Callable[[], object]
-    ) -> Iterator[bytes]:
+    ) -> Generator[bytes]:
         """Give what *write* writes to the path it is called with, in a thread, as it comes.
 
         *cancel* is called to end *write* where nobody reads on. What *write* raises is raised

@@ -27,7 +27,7 @@ from .base import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterator
     from pathlib import Path
 
 FACTS_HEADER = "x-ccproxy-facts"
@@ -77,7 +77,7 @@ class RemoteStore:
         asked = {"where": where.to_wire(), "bucket_seconds": bucket_seconds}
         return self._ask("/analytics", asked)[0]
 
-    def export(self, where: LogFilter, form: str) -> Iterator[bytes]:
+    def export(self, where: LogFilter, form: str) -> Generator[bytes]:
         """Give all rows as ``csv``, ``jsonl`` or ``parquet``."""
         asked = {"where": where.to_wire(), "form": form}
         connection = _UnixConnection(self._path, self._timeout)
