@@ -198,7 +198,8 @@ def _exchange(
     kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
     connection = kind(parts.hostname or "", parts.port, timeout=seconds)
     # A timeout of the socket is one of each read: a gateway that drips would never meet it.
-    cut = threading.Timer(seconds, _cut, [connection])
+    late = threading.Event()
+    cut = threading.Timer(seconds, _cut, [connection, late])
     cut.daemon = True
     try:
         connection.connect()
@@ -210,7 +211,7 @@ def _exchange(
     except TimeoutError as error:
         raise PushFailed(f"no answer within {seconds:g} s") from error
     except (OSError, http.client.HTTPException) as error:
-        if cut.finished.is_set():
+        if late.is_set():
             raise PushFailed(f"no answer within {seconds:g} s") from error
         raise PushFailed(_reason(str(error) or repr(error))) from error
     finally:
@@ -220,7 +221,8 @@ def _exchange(
         raise PushFailed(_reason(f"{answer.status} {answer.reason}: {text.strip()}"))
 
 
-def _cut(connection: http.client.HTTPConnection) -> None:
+def _cut(connection: http.client.HTTPConnection, late: threading.Event) -> None:
+    late.set()
     if connection.sock is not None:
         with contextlib.suppress(OSError):
             # Not the TLS socket's own, which would change it under its reader's hands.
