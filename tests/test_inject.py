@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import orjson
 import pytest
 
@@ -85,3 +87,24 @@ def test_everything_else_passes(event: bytes) -> None:
     remover = UsageRemover()
 
     assert remover.feed(event) + remover.close() == event
+
+
+def test_event_without_an_end_is_searched_once() -> None:
+    """What is held back is not searched again with every piece that comes."""
+    remover = UsageRemover()
+    remover.feed(b"data: ")
+    began = time.process_time()
+    for _ in range(40_000):
+        assert remover.feed(b"x" * 100) == b""
+
+    assert time.process_time() - began < 2
+    assert len(remover.feed(b"\n") + remover.feed(b"\n")) == 4_000_008
+
+
+@pytest.mark.parametrize("end", [b"\n\n", b"\r\n\r\n", b"\r\r"])
+def test_end_of_an_event_cut_anywhere_is_seen(end: bytes) -> None:
+    """An event is shown when its last byte has come, however its end was cut."""
+    for cut in range(len(end) + 1):
+        remover = UsageRemover()
+        shown = remover.feed(b"data: 1" + end[:cut]) + remover.feed(end[cut:])
+        assert shown == b"data: 1" + end

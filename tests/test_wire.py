@@ -6,6 +6,7 @@ import contextlib
 import json
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -306,3 +307,106 @@ def test_refused_upload_that_stalls_is_recorded_at_once(server: Server) -> None:
 
     assert record["error_type"] == "body_too_large"
     assert record["duration_ms"] < 1000
+
+
+# -- answers that are changed, and ways round ----------------------------------------------------
+
+CHAT_STREAM = b'{"model":"gpt-4o-mini","messages":[],"stream":true}'
+DELTA = b'data: {"id":"c","choices":[{"delta":{"content":"x"}}]%b}\n\n'
+USAGE = b'data: {"id":"c","choices":[],"usage":{"prompt_tokens":7,"completion_tokens":3}}\n\n'
+
+
+def test_injected_usage_in_an_answer_with_a_length(
+    start_server: Callable[..., Server], upstream: ScriptedUpstream
+) -> None:
+    """A stream that had a length loses it with what is taken out, and arrives whole."""
+    events = DELTA % b',"usage":null' + USAGE + b"data: [DONE]\n\n"
+    upstream.script = lambda talk: talk.answer(
+        events, headers=(("content-type", "text/event-stream"),)
+    )
+    own = start_server(PROXY__INJECT_STREAM_USAGE="true")
+
+    _, headers, body = own.request("POST", "/v1/chat/completions", CHAT_STREAM, timeout=5)
+
+    assert body == DELTA % b"" + b"data: [DONE]\n\n"
+    assert "content-length" not in headers
+    assert own.records(1)[0]["tokens_input"] == 7
+
+
+def test_compressed_stream_is_not_held_back_for_injected_usage(
+    start_server: Callable[..., Server], upstream: ScriptedUpstream
+) -> None:
+    """Where an upstream compresses although nobody asked for it, its bytes pass as they come."""
+    go = threading.Event()
+
+    def script(talk: Conversation) -> None:
+        talk.start_stream(extra="content-encoding: gzip\r\n")
+        talk.chunk(b"\x1f\x8bfirst")
+        go.wait(10)
+        talk.end_stream()
+
+    upstream.script = script
+    own = start_server(PROXY__INJECT_STREAM_USAGE="true")
+    with socket.create_connection(("127.0.0.1", own.port), timeout=5) as sock:
+        sock.sendall(post(b"", CHAT_STREAM))
+        held = b""
+        while b"first" not in held:
+            held += sock.recv(65536)
+        go.set()
+
+
+def test_chunked_upload_through_an_outbound_proxy(
+    start_server: Callable[..., Server], upstream: ScriptedUpstream
+) -> None:
+    """A short body in chunks is put into chunks once, and nothing of ours is added."""
+    own = start_server(upstream_url="http://upstream.example", PROXY__OUTBOUND_PROXY=upstream.url)
+    head = b"POST /v1/files HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+    answer = exchange(own, head + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n")
+
+    [seen] = upstream.seen
+    assert answer.startswith(b"HTTP/1.1 200")
+    assert seen.body == b"{}"
+    assert seen.header("user-agent") is None
+    assert seen.header("accept-encoding") is None
+
+
+def test_our_id_is_told_once(server: Server, upstream: ScriptedUpstream) -> None:
+    """Behind another proxy of this kind, a client gets the id of the one it talks to."""
+    upstream.script = lambda talk: talk.answer(b"{}", headers=(("X-CCProxy-Request-Id", "inner"),))
+
+    head = exchange(server, GET).lower()
+
+    [record] = server.records(1)
+    assert head.count(b"x-ccproxy-request-id") == 1
+    assert record["request_id"].encode() in head
+
+
+def test_large_answer_holds_up_nobody(
+    start_server: Callable[..., Server], upstream: ScriptedUpstream
+) -> None:
+    """While an answer comes as fast as it can be read, others are served by the same worker."""
+    sending = threading.Event()
+
+    def script(talk: Conversation) -> None:
+        talk.start_stream()
+        for _ in range(100):
+            talk.send(b"1\r\nx\r\n" * 20_000)
+            sending.set()
+        talk.end_stream()
+
+    upstream.script = script
+    own = start_server()
+    finished: list[float] = []
+
+    def load() -> None:
+        own.request("GET", "/v1/models")
+        finished.append(time.monotonic())
+
+    thread = threading.Thread(target=load)
+    thread.start()
+    assert sending.wait(10)
+    assert own.request("GET", "/health")[0] == 200
+    answered = time.monotonic()
+    thread.join(60)
+
+    assert answered < finished[0]

@@ -66,6 +66,11 @@ def first_values(headers: Headers) -> dict[str, str]:
     return {name.lower(): value for name, value in reversed(headers)}
 
 
+def drop(headers: Headers, name: str) -> None:
+    """Take all headers of the lower-case *name* out of *headers*."""
+    headers[:] = [pair for pair in headers if pair[0].lower() != name]
+
+
 def size_of(headers: Headers) -> int:
     """Return the bytes *headers* take on the wire."""
     size = 4 * len(headers)

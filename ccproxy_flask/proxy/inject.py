@@ -15,6 +15,7 @@ import orjson
 _EVENT_END = re.compile(rb"\r\n\r\n|\n\n|\r\r")
 _NULL_USAGE = re.compile(rb',\s*"usage"\s*:\s*null|"usage"\s*:\s*null\s*,')
 _LONGEST_EVENT = 4 << 20
+_LONGEST_END = 3  # what may be there of an end before its last byte
 
 
 def asking_for_usage(body: bytes) -> bytes | None:
@@ -39,24 +40,32 @@ class UsageRemover:
     """Takes the added parts out of an event stream, event by event."""
 
     def __init__(self) -> None:
-        self._held = b""
+        self._held: list[bytes] = []
+        self._size = 0
+        self._tail = b""
 
     def feed(self, data: bytes) -> bytes:
         """Return what of *data*, and of what was held back before, the client is to see."""
-        data = self._held + data
+        # An end may lie across the cut; what was searched before that is not searched again.
+        searched = self._tail + data
+        self._tail = searched[-_LONGEST_END:]
+        if _EVENT_END.search(searched) is None:
+            self._held.append(data)
+            self._size += len(data)
+            return self.close() if self._size > _LONGEST_EVENT else b""
+        data = self.close() + data
         shown: list[bytes] = []
         start = 0
         for match in _EVENT_END.finditer(data):
             shown.append(_cleaned(data[start : match.end()]))
             start = match.end()
-        self._held = data[start:]
-        if len(self._held) > _LONGEST_EVENT:
-            shown.append(self.close())
+        if start < len(data):
+            self._held, self._size = [data[start:]], len(data) - start
         return b"".join(shown)
 
     def close(self) -> bytes:
         """Return what is still held back."""
-        held, self._held = self._held, b""
+        held, self._held, self._size = b"".join(self._held), [], 0
         return held
 
 

@@ -183,6 +183,22 @@ class Exchange:
             self._note_sent(began, body, reader)
             self._let_upload_end()
             raise
+        try:
+            return self._relayed(route, answer, began, body, reader, remover)
+        except BaseException:  # nobody else would end the answer
+            self._unwatch()
+            answer.close()
+            raise
+
+    def _relayed(
+        self,
+        route: Route,
+        answer: Answer,
+        began: float,
+        body: RequestBody | None,
+        reader: RequestReader,
+        remover: UsageRemover | None,
+    ) -> Response:
         self._let_upload_end()
         head_at = self._trace.elapsed()
         content_type = answer.named.get("content-type", "")
@@ -191,13 +207,15 @@ class Exchange:
         self._note_head(answer, head_at)
         if self._trail is not None:
             self._trail.head(answer.status, answer.headers, content_type)
+        if encoding or "event-stream" not in content_type:
+            remover = None
         return Relay(
             answer,
-            self._answer_headers(answer),
+            self._answer_headers(answer, remover is not None),
             tap,
             self._trace,
             partial(self._end, route, tap, began, body, reader),
-            remover if "event-stream" in content_type else None,
+            remover,
             self._trail,
         )
 
@@ -284,8 +302,12 @@ class Exchange:
         )
         return call, remover
 
-    def _answer_headers(self, answer: Answer) -> serving.WireHeaders:
+    def _answer_headers(self, answer: Answer, is_changed: bool) -> serving.WireHeaders:
         headers = serving.WireHeaders(wire.to_client(answer.headers))
+        if is_changed:
+            wire.drop(headers, "content-length")
+        if tracing.REQUEST_ID_HEADER in answer.named:  # of another ccproxy behind this one
+            wire.drop(headers, tracing.REQUEST_ID_HEADER)
         request_id = self._trace.record.request_id
         headers.append((tracing.REQUEST_ID_HEADER, request_id))
         if "x-request-id" not in answer.named:

@@ -29,6 +29,7 @@ from requests.cookies import RequestsCookieJar
 from requests.exceptions import ConnectionError as NoConnection
 from requests.exceptions import ConnectTimeout, ReadTimeout, RequestException, SSLError
 from requests.structures import CaseInsensitiveDict
+from urllib3.util import SKIP_HEADER
 
 from ..errors import (
     ClientDisconnected,
@@ -49,6 +50,9 @@ if TYPE_CHECKING:
     from .headers import Headers
 
 _READ_SIZE = 64 << 10
+# A read of so much says that more is waiting; after so many of them it is the others' turn.
+_MUCH = 16 << 10
+_TURN = 4
 _COOPERATIVE = socket.socket.__module__.startswith("gevent")
 
 
@@ -452,6 +456,7 @@ class WireBody:
         self.wire_headers = head.headers
         self._connection: Connection | None = connection
         self._framing, self._head, self._give_back = framing, head, give_back
+        self._large_reads = 0
         self._early = b""
         if rest and framing.done:
             framing.rest = rest  # an answer without a body had one: this connection is of no use
@@ -475,6 +480,8 @@ class WireBody:
         try:
             while not framing.done:
                 received = connection.sock.recv(_READ_SIZE)
+                if len(received) >= _MUCH:
+                    self._let_others_run()
                 payload = framing.feed(received) if received else framing.end()
                 if payload:
                     self._release()
@@ -487,6 +494,12 @@ class WireBody:
             raise
         self._release()
         return b""
+
+    def _let_others_run(self) -> None:
+        # Where data is always there, nothing would ever wait, and one answer hold up all others.
+        self._large_reads += 1
+        if self._large_reads % _TURN == 0:
+            time.sleep(0)
 
     def close(self) -> None:
         """Close the connection where the body was not read to its end."""
@@ -563,9 +576,13 @@ class ProxiedAdapter(HTTPAdapter):
         """Send a :class:`PreparedCall` through the proxy."""
         assert isinstance(request, PreparedCall)  # noqa: S101  the one kind that is ever sent
         request.headers = CaseInsensitiveDict(_joined(request.call.headers))
+        for name in ("user-agent", "accept-encoding"):
+            request.headers.setdefault(name, SKIP_HEADER)  # else urllib3 adds its own
         body = request.call.body
         if body is not None:
-            request.body = body.whole if body.whole is not None else body.pieces()  # type: ignore[assignment]  # or an iterator
+            # Where there is no length, the chunks are made behind this door.
+            whole = body.plain if body.length is None else body.whole
+            request.body = whole if whole is not None else body.pieces()  # type: ignore[assignment]  # or an iterator
         response = super().send(request, stream, timeout, self._verify, cert, proxies)
         raw: Any = response.raw
         raw.wire_headers = [(str(name), str(value)) for name, value in raw.headers.iteritems()]
