@@ -504,22 +504,24 @@ def test_sql_with_a_bad_body(site, body, loc):
 
 def test_sql_that_runs_away(tmp_path, monkeypatch):
     """A query that takes too long is broken off; others go on meanwhile, and records are stored."""
-    monkeypatch.setattr(database, "SQL_SECONDS", 2.0)
+    monkeypatch.setattr(database, "SQL_SECONDS", 4.0)
     store = DuckDBStore(tmp_path / "metrics.duckdb")
     site = Site(recording_settings(tmp_path, observability=ON), store)
     answers = []
-    endless = "SELECT count(*) FROM range(1000000000) a, range(1000000) b"
-    threads = [
-        threading.Thread(target=lambda: answers.append(site.sql(endless)))
-        for _ in range(database.MOST_SQL)
-    ]
+
+    def run_away() -> None:
+        endless = "SELECT count(*) FROM range(1000000000) a, range(1000000) b"
+        while (answer := site.sql(endless))[0] == 503:
+            pass  # the question below has its place
+        answers.append(answer)
+
+    threads = [threading.Thread(target=run_away) for _ in range(database.MOST_SQL)]
     for thread in threads:
         thread.start()
     wait_until(lambda: site.sql("SELECT 1")[0] == 503)
     store.append([to_json(make_record())], [], {})
-    began = time.monotonic()
     assert site.get("/entries")["total_count"] == 1
-    assert time.monotonic() - began < 1.5
+    assert all(thread.is_alive() for thread in threads)
     for thread in threads:
         thread.join()
     assert [(status, body["detail"][0]["type"]) for status, _, body in answers] == [
