@@ -28,6 +28,7 @@ Sink = Callable[[RequestRecord], None]
 EXTENSION = "ccproxy.tracing"
 REQUEST_ID_HEADER = "x-ccproxy-request-id"
 _LONGEST_PATH = 1024
+_LONGEST_METHOD = 32
 _LONGEST_AGENT = 256
 
 
@@ -256,7 +257,7 @@ def open_trace(
     record = RequestRecord(
         request_id=new_request_id(),
         timestamp=datetime.now(UTC),
-        method=method,
+        method=method[:_LONGEST_METHOD],
         path=redact.shortened(path, _LONGEST_PATH) or "",
         query=redact.kept_query(query),
         client_ip=client_ip,

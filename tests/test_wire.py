@@ -410,3 +410,29 @@ def test_large_answer_holds_up_nobody(
     thread.join(60)
 
     assert answered < finished[0]
+
+
+def test_client_that_hangs_up_while_tls_is_not_agreed(start_server: Callable[..., Server]) -> None:
+    """An upstream that never answers the TLS handshake does not outlive its client."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        own = start_server(upstream_url=f"https://127.0.0.1:{listener.getsockname()[1]}")
+        with socket.create_connection(("127.0.0.1", own.port)) as sock:
+            sock.sendall(post(b""))
+            silent, _ = listener.accept()
+        with silent:
+            silent.settimeout(3)
+            while silent.recv(65536):
+                pass
+        [record] = own.records(1)
+
+    assert record["error_type"] == "client_disconnected"
+    assert record["duration_ms"] < 3000
+
+
+def test_long_method_is_recorded_in_part(server: Server, upstream: ScriptedUpstream) -> None:
+    """A method of any length is passed on; its record stays small."""
+    method = b"M" * 5000
+    exchange(server, GET.replace(b"GET", method))
+
+    assert upstream.seen[0].line.startswith(method.decode() + " ")
+    assert server.records(1)[0]["method"] == "M" * 32

@@ -335,8 +335,15 @@ class WireAdapter(BaseAdapter):
             bundle = self._options.ca_bundle or certifi.where()
             self._tls = ssl.create_default_context(cafile=str(bundle))
             self._tls.set_alpn_protocols(["http/1.1"])
-        secured = self._tls.wrap_socket(sock, server_hostname=origin.host)
-        line.attach(secured)
+        secured = self._tls.wrap_socket(
+            sock, server_hostname=origin.host, do_handshake_on_connect=False
+        )
+        try:
+            line.attach(secured)  # before the handshake: it may be what never ends
+            secured.do_handshake()
+        except BaseException:
+            secured.close()
+            raise
         return secured
 
     def _give_back(self, connection: Connection, head: http1.Head) -> None:
