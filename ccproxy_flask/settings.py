@@ -60,7 +60,18 @@ def _http_url(value: str) -> str:
     match = re.fullmatch(r"https?://([^/?#\s@]+)(/[^?#\s]*)?", value)
     if match is None or not _has_port_of_range(value):
         raise ValueError("must be http:// or https://, with a host and at most a port and a path")
+    if not (value.isascii() and value.isprintable()):
+        raise ValueError("must be ASCII: write such a host with xn--, such a path with %XX")
     return value.rstrip("/")
+
+
+def _header_secret(value: SecretStr | None) -> SecretStr | None:
+    if value is None:
+        return None
+    text = value.get_secret_value().strip()
+    if not (text.isascii() and text.isprintable()):
+        raise ValueError("must be one line of ASCII characters: it is sent in a header")
+    return SecretStr(text) if text else None
 
 
 def _proxy_url(value: str) -> str:
@@ -279,7 +290,7 @@ class Provider(_Section):
     """The wire format of its answers; `auto` tells it by the path."""
     service_type: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")] = "proxy_service"
     """The value of `service_type` in its records and metrics."""
-    api_key: SecretStr | None = None
+    api_key: Annotated[SecretStr | None, AfterValidator(_header_secret)] = None
     """Sent where the client sends none."""
     timeout_connect_seconds: Seconds | None = None
     """Instead of `PROXY__TIMEOUT_CONNECT_SECONDS`."""

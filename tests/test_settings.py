@@ -217,6 +217,13 @@ WRONG = [
     ("PROVIDERS__GROQ__BASE_URL", "ftp://x", "PROVIDERS__GROQ__BASE_URL: must be http"),
     ("PROVIDERS__GROQ__BASE_URL", "http://x:port", "PROVIDERS__GROQ__BASE_URL: must be http"),
     ("PROVIDERS__GROQ__BASE_URL", "http://x?y", "PROVIDERS__GROQ__BASE_URL: must be http"),
+    (
+        "PROVIDERS__GROQ__BASE_URL",
+        "http://\u4f8b.example",
+        "PROVIDERS__GROQ__BASE_URL: must be ASCII",
+    ),
+    ("PROVIDERS__GROQ__API_KEY", "a\r\nx-more: 1", "PROVIDERS__GROQ__API_KEY: must be one line"),
+    ("PROVIDERS__GROQ__API_KEY", "sk-\u20ac", "PROVIDERS__GROQ__API_KEY: must be one line"),
     ("SECURITY__ALLOWED_HOSTS", "http://x", "SECURITY__ALLOWED_HOSTS__0: must be host names"),
     ("SECURITY__AUTH_TOKEN", "two words", "SECURITY__AUTH_TOKEN: must be of ASCII letters"),
     ("CONFIG_FILE", "nowhere.toml", "CONFIG_FILE: there is no file"),
@@ -348,3 +355,14 @@ def undescribed(model, path=""):
             yield from undescribed(below, f"{path}{name}.")
         elif not re.search(r"[.…]$", field.description or ""):
             yield f"{path}{name}"
+
+
+@pytest.mark.parametrize(("value", "kept"), [("sk-1\n", "sk-1"), (" \n", None), ("", None)])
+def test_key_from_a_file_is_taken_without_its_line_end(
+    elsewhere: Path, value: str, kept: str | None
+) -> None:
+    """A key is taken without white space around it; an empty one is none."""
+    settings = load_settings({"PROVIDERS__GROQ__API_KEY": value}, elsewhere)
+
+    key = settings.providers["groq"].api_key
+    assert (key.get_secret_value() if key is not None else None) == kept
