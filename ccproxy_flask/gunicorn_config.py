@@ -63,8 +63,8 @@ timeout = 60
 graceful_timeout = 30
 # Oversized headers are answered by the proxy, in the shape that the client's SDK reads.
 limit_request_line = 8190
-limit_request_fields = 1000
-limit_request_field_size = 256 << 10
+limit_request_fields = 200
+limit_request_field_size = 128 << 10
 # Header names with underscores are passed on like any other; nothing here is taken from them.
 header_map = "dangerous"
 forwarder_headers = ""
