@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 from datetime import UTC, datetime, timedelta
 
 import duckdb
@@ -12,6 +13,7 @@ from scripted import wait_until
 
 from ccproxy_flask.errors import StoreUnavailable
 from ccproxy_flask.record import to_json
+from ccproxy_flask.recorder.recorder import start_in_process
 from ccproxy_flask.recorder.retention import INTERVAL_SECONDS, Retention
 from ccproxy_flask.store import duckdb as database
 from ccproxy_flask.store.base import LogFilter, Page
@@ -126,3 +128,46 @@ def _rows(store: RemoteStore) -> int:
         return store.status().rows
     except StoreUnavailable:
         return -1
+
+
+def test_file_shrinks_while_questions_are_answered(full, monkeypatch, tmp_path):
+    """A recorder gives the space back, no question is refused meanwhile, and no row is lost."""
+    monkeypatch.setattr(database, "LEAST_FREE", 1 << 20)
+    path, before = full.path, full.path.stat().st_size
+    full.close()
+    asked, refused = [], []
+    settings = recording_settings(tmp_path, observability={"retention_max_bytes": before // 4})
+    recorder = start_in_process(settings)
+    writer = open_writer(settings.journal_directory)
+    ended = threading.Event()
+
+    def ask():
+        while not ended.is_set():
+            try:
+                asked.append(recorder.store.totals(LogFilter()).total_requests)
+            except StoreUnavailable as error:
+                refused.append(str(error))
+
+    wait_until(lambda: _rows(recorder.store) > 0)
+    threads = [threading.Thread(target=ask) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    records = [aged(0) for _ in range(50)]
+    for record in records:
+        writer.end(record)
+    wait_until(lambda: path.stat().st_size < before * 0.5, 30)
+    wait_until(
+        lambda: (
+            recorder.store.query(LogFilter(), 50).rows[-1]["request_id"]
+            in {record.request_id for record in records}
+        )
+    )
+    ended.set()
+    for thread in threads:
+        thread.join()
+    writer.close()
+    recorder.close()
+    print(f"{before:,} -> {path.stat().st_size:,} bytes, {len(asked)} questions meanwhile")
+    assert refused == []
+    assert len(asked) > 10
+    assert not list(path.parent.glob("*.copy")) + list(path.parent.glob("*.old"))

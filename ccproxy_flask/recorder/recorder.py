@@ -46,6 +46,8 @@ _DRAIN_SECONDS = 10.0
 # The rest stays in the journal, for the recorder of the next parent.
 _ORPHAN_SECONDS = 0.3
 _LONGEST_PAUSE = 2.0
+# A question that comes while a smaller file takes the place of the database waits so long.
+_SWAP_SECONDS = 5.0
 _REMIND_SECONDS = 30.0
 _STARTING = "the recorder is starting"
 
@@ -66,6 +68,8 @@ class Recorder:
         self._ingesting = threading.Lock()
         kept = settings.observability
         self._retention = Retention(kept.retention_days, kept.retention_max_bytes)
+        self._in_place = threading.Event()
+        self._in_place.set()
         self._stopping = threading.Event()
         self._drain_seconds = _DRAIN_SECONDS
         self._reason: str | None = _STARTING
@@ -158,7 +162,7 @@ class Recorder:
             try:
                 moved = self._opened().step()
                 if not moved and self._store is not None and self._retention.step(self._store):
-                    self._close_store()
+                    self._shrink(self._store)
             except StoreDamaged as error:
                 self._in_trouble(error)
                 self._set_aside()
@@ -172,6 +176,14 @@ class Recorder:
                 return False
             self._out_of_trouble()
             return moved
+
+    def _shrink(self, store: DuckDBStore) -> None:
+        try:
+            if store.shrink(self._in_place.clear):
+                self._close_store()
+                self._opened()
+        finally:
+            self._in_place.set()
 
     def _opened(self) -> Ingest:
         if self._store is not None and not self._store.usable:
@@ -230,6 +242,7 @@ class Recorder:
     # -- the store that it is ----------------------------------------------------------------------
 
     def _current(self) -> DuckDBStore:
+        self._in_place.wait(_SWAP_SECONDS)
         store = self._store
         if store is None:
             raise StoreUnavailable(self._reason or _STARTING)

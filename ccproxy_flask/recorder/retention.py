@@ -24,7 +24,7 @@ class Shrinking(Protocol):
         """Delete some rows; return how many."""
 
     def is_wasteful(self) -> bool:
-        """Tell whether opening the store again makes its file smaller."""
+        """Tell whether the file has much space to give back."""
 
 
 class Retention:
@@ -41,8 +41,8 @@ class Retention:
         self._deleted = 0
 
     def step(self, store: Shrinking) -> bool:
-        """Do one small part of what there is to do; return True where the store had better be
-        opened again. Raises StoreUnavailable."""
+        """Do one small part of what there is to do; return True where the store had better shrink
+        its file now. Raises StoreUnavailable."""
         if (self._days is None and self._max_bytes is None) or self._clock() < self._next_at:
             return False
         oldest = datetime.now(UTC) - timedelta(days=self._days) if self._days is not None else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 import threading
 import time
@@ -36,7 +37,7 @@ from .base import (
 from .pipes import Pipes
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 
 log = structlog.get_logger(__name__)
 
@@ -100,8 +101,10 @@ _TOTALS = _sql("queries/totals.sql")
 _ANALYTICS = _sql("queries/analytics.sql")
 _RETAIN = _sql("queries/retain.sql")
 _SPACE = _sql("queries/space.sql")
+_BLOCKS = "SELECT block_size * used_blocks, block_size * free_blocks FROM pragma_database_size()"
 STEP_ROWS = 20_000
 """So many rows are deleted at a time."""
+_LAST_ANSWERS_SECONDS = 2.0
 LEAST_FREE = 64 << 20
 """Less free space than this stays in the file for what comes."""
 # Parquet has types of its own for times and money; the others are text.
@@ -131,6 +134,7 @@ class DuckDBStore:
         self._writing = threading.Lock()
         self._active: set[duckdb.DuckDBPyConnection] = set()
         self._batch = _BatchFile()
+        self._files_closed = False
         self._pipes: Pipes | None = None
         self._asking_sql = threading.BoundedSemaphore(MOST_SQL)
         try:
@@ -188,13 +192,10 @@ class DuckDBStore:
         DuckDB gives back only what is free at the end of a file, which its own tables keep in use.
         """
         began = self.path.stat().st_size
-        copy = self.path.with_name(self.path.name + ".copy")
+        copy = self._beside(".copy")
         copy.unlink(missing_ok=True)
-        [(name,)] = connection.execute("SELECT current_database()").fetchall()
         try:
-            connection.execute(f"ATTACH {_quoted(str(copy))} AS ccproxy_copy")
-            connection.execute(f'COPY FROM DATABASE "{name}" TO ccproxy_copy')
-            connection.execute("DETACH ccproxy_copy")
+            _copy_database(connection, copy)
         except duckdb.Error as error:  # no room for it: the file stays as it is
             log.warning("database_not_rewritten", reason=_first_line(str(error)))
             with suppress(duckdb.Error):  # it may not have been attached
@@ -202,7 +203,7 @@ class DuckDBStore:
             copy.unlink(missing_ok=True)
             return connection
         connection.close()
-        if self.path.with_name(self.path.name + ".wal").exists():
+        if self._beside(".wal").exists():
             copy.unlink()
         else:
             copy.replace(self.path)
@@ -255,6 +256,9 @@ class DuckDBStore:
             self._connection.close()
 
     def _close_files(self) -> None:
+        if self._files_closed:  # their numbers may be somebody else's by now
+            return
+        self._files_closed = True
         if self._pipes is not None:
             self._pipes.close()
         self._batch.close()
@@ -340,10 +344,72 @@ class DuckDBStore:
         return max(0, rows - int(max_bytes * max(kept, rows) / used))
 
     def is_wasteful(self) -> bool:
-        """Tell whether most of the file is free space, so that opening it again gives that back."""
+        """Tell whether most of the file is free, or taken by rows that are gone."""
         self._checkpoint()
         with self.questions() as cursor:
-            return _wastes(cursor)
+            rows = _number(cursor.execute("SELECT count(*) FROM access_logs"))
+            [(used, kept)] = cursor.execute(_SPACE).fetchall()
+            [(_, free)] = cursor.execute(_BLOCKS).fetchall()
+        # While questions run, DuckDB keeps the place of deleted rows.
+        gone = int(used * (1 - rows / kept)) if kept else 0
+        return bool(free + gone >= LEAST_FREE and free + gone > used - gone)
+
+    def shrink(self, before_swap: Callable[[], None]) -> bool:
+        """Give the free space of the file back, where most of it is free; True where that was done.
+
+        A copy is made while questions go on; then, after *before_swap* was called, the copy takes
+        the file's place, and this store is no longer *usable*: open another one at once. Nothing
+        is written meanwhile.
+        """
+        if not self.is_wasteful():
+            return False
+        with self._writing:
+            copy = self._without_waste()
+            if copy is None:
+                return False
+            before_swap()
+            deadline = time.monotonic() + _LAST_ANSWERS_SECONDS
+            while self._active and time.monotonic() < deadline:
+                time.sleep(0.01)
+            self.usable = False
+            for cursor in list(self._active):
+                cursor.interrupt()
+            self._close_files()
+            self._connection.close()
+            before = self.path.stat().st_size
+            if self._beside(".wal").exists():  # the old file's; the new one must not read it
+                copy.unlink()
+                return True
+            copy.replace(self.path)
+        log.info("database_rewritten", before=before, after=self.path.stat().st_size)
+        return True
+
+    def _without_waste(self) -> Path | None:
+        """Return a copy of the file that has no free space; None where there can be none now."""
+        # A copy of the copy: DuckDB lets nobody open the file twice. The log of what has not gone
+        # into the file yet belongs to it.
+        source, log_of_source, copy = (self._beside(end) for end in (".old", ".old.wal", ".copy"))
+        mask = os.umask(0o077)
+        try:
+            for path in (source, log_of_source, copy):
+                path.unlink(missing_ok=True)
+            shutil.copyfile(self.path, source)
+            with suppress(FileNotFoundError):
+                shutil.copyfile(self._beside(".wal"), log_of_source)
+            with duckdb.connect(str(source), config=self._config()) as connection:
+                _copy_database(connection, copy)
+        except (duckdb.Error, OSError) as error:  # no room for it: the file stays as it is
+            log.warning("database_not_rewritten", reason=_first_line(str(error)))
+            copy.unlink(missing_ok=True)
+            return None
+        finally:
+            os.umask(mask)
+            source.unlink(missing_ok=True)
+            log_of_source.unlink(missing_ok=True)
+        return copy
+
+    def _beside(self, ending: str) -> Path:
+        return self.path.with_name(self.path.name + ending)
 
     def _checkpoint(self) -> None:
         try:
@@ -654,9 +720,15 @@ def _migrate(connection: duckdb.DuckDBPyConnection) -> None:
     connection.execute("COMMIT")
 
 
+def _copy_database(connection: duckdb.DuckDBPyConnection, copy: Path) -> None:
+    [(name,)] = connection.execute("SELECT current_database()").fetchall()
+    connection.execute(f"ATTACH {_quoted(str(copy))} AS ccproxy_copy")
+    connection.execute(f'COPY FROM DATABASE "{name}" TO ccproxy_copy')
+    connection.execute("DETACH ccproxy_copy")
+
+
 def _wastes(connection: duckdb.DuckDBPyConnection) -> bool:
-    space = "SELECT block_size * used_blocks, block_size * free_blocks FROM pragma_database_size()"
-    [(used, free)] = connection.execute(space).fetchall()
+    [(used, free)] = connection.execute(_BLOCKS).fetchall()
     return bool(free >= LEAST_FREE and free > used)
 
 
