@@ -29,7 +29,7 @@ from scripted import wait_until
 from ccproxy_flask.errors import StoreUnavailable
 from ccproxy_flask.record import COLUMNS, to_json
 from ccproxy_flask.store import duckdb as database
-from ccproxy_flask.store import figures
+from ccproxy_flask.store import figures, selects
 from ccproxy_flask.store.base import LogFilter
 from ccproxy_flask.store.duckdb import DuckDBStore
 from ccproxy_flask.store.remote import RemoteStore
@@ -504,7 +504,7 @@ def test_sql_with_a_bad_body(site, body, loc):
 
 def test_sql_that_runs_away(tmp_path, monkeypatch):
     """A query that takes too long is broken off; others go on meanwhile, and records are stored."""
-    monkeypatch.setattr(database, "SQL_SECONDS", 4.0)
+    monkeypatch.setattr(selects, "SQL_SECONDS", 4.0)
     store = DuckDBStore(tmp_path / "metrics.duckdb")
     site = Site(recording_settings(tmp_path, observability=ON), store)
     answers = []

@@ -15,7 +15,8 @@ from ccproxy_flask.errors import StoreUnavailable
 from ccproxy_flask.record import to_json
 from ccproxy_flask.recorder.recorder import start_in_process
 from ccproxy_flask.recorder.retention import INTERVAL_SECONDS, Retention
-from ccproxy_flask.store import duckdb as database
+from ccproxy_flask.store import database
+from ccproxy_flask.store import duckdb as rows
 from ccproxy_flask.store.base import LogFilter, Page
 from ccproxy_flask.store.duckdb import DuckDBStore
 from ccproxy_flask.store.remote import RemoteStore
@@ -50,7 +51,7 @@ def full(tmp_path):
 
 def test_rows_go_by_age(store, monkeypatch):
     """Rows over the age go, a step at a time, the oldest first; the others stay."""
-    monkeypatch.setattr(database, "STEP_ROWS", 2)
+    monkeypatch.setattr(rows, "STEP_ROWS", 2)
     records = [aged(days) for days in (5, 1, 4, 3, 2)]
     store.append([to_json(record) for record in records], [], {})
     oldest = datetime.now(UTC) - timedelta(days=2.5)

@@ -18,7 +18,7 @@ from scripted import wait_until
 
 from ccproxy_flask.errors import StoreUnavailable
 from ccproxy_flask.record import COLUMN_TYPES, COLUMNS, RequestRecord, to_json
-from ccproxy_flask.store import duckdb as database
+from ccproxy_flask.store import database
 from ccproxy_flask.store.base import (
     Choice,
     Cursor,
@@ -30,7 +30,8 @@ from ccproxy_flask.store.base import (
     StoreDamaged,
     StoreStatus,
 )
-from ccproxy_flask.store.duckdb import DuckDBStore, set_aside
+from ccproxy_flask.store.database import set_aside
+from ccproxy_flask.store.duckdb import DuckDBStore
 from ccproxy_flask.store.remote import RemoteStore
 
 FULL = make_record(

@@ -24,7 +24,9 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 # One home per library: who may import it directly. Whatever is not named here may be imported
 # by the modules it is declared for in pyproject.toml alone.
 HOMES = {
-    "duckdb": {"store/duckdb.py"},
+    "duckdb": {
+        f"store/{name}.py" for name in ("database", "duckdb", "schema", "selects", "statements")
+    },
     "genai_prices": {"usage/pricing.py"},
     "gunicorn": {"serving.py"},
     "prometheus_client": {"export/pushgateway.py", "metrics.py", "gunicorn_config.py"},

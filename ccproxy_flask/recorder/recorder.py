@@ -14,7 +14,8 @@ import structlog
 from ccproxy_flask import __version__
 from ccproxy_flask.errors import StoreUnavailable
 from ccproxy_flask.store.base import StoreDamaged
-from ccproxy_flask.store.duckdb import DuckDBStore, set_aside
+from ccproxy_flask.store.database import set_aside
+from ccproxy_flask.store.duckdb import DuckDBStore
 from ccproxy_flask.store.remote import RemoteStore
 
 from .ingest import Ingest, Limits, Nobody

@@ -1,0 +1,136 @@
+"""The statements of the store, made of our own text alone; what comes from outside is a value."""
+
+from __future__ import annotations
+
+from datetime import UTC
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ccproxy_flask.record import COLUMNS
+
+from .schema import COLUMN_SQL
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import duckdb
+
+    from .base import LogFilter, Mark
+
+NAMES = ", ".join(COLUMNS)
+SHOWN = ", ".join(
+    f"strftime({name}, '%Y-%m-%dT%H:%M:%S.%fZ') AS {name}" if kind == "TIMESTAMP" else name
+    for name, kind in COLUMN_SQL.items()
+)
+_HERE = Path(__file__).parent
+_LARGEST_ROW = 2 << 20  # DuckDB takes memory for several of these
+
+
+def _sql(name: str) -> str:
+    return (_HERE / name).read_text(encoding="utf-8")
+
+
+ENTRIES = _sql("queries/entries.sql").replace("/*columns*/", SHOWN)
+TOTALS = _sql("queries/totals.sql")
+ANALYTICS = _sql("queries/analytics.sql")
+RETAIN = _sql("queries/retain.sql")
+SPACE = _sql("queries/space.sql")
+BLOCKS = "SELECT block_size * used_blocks, block_size * free_blocks FROM pragma_database_size()"
+# Parquet has types of its own for times and money; the others are text.
+EXPORTS = {
+    "csv": ("FORMAT csv, HEADER", SHOWN),
+    "jsonl": ("FORMAT json", SHOWN),
+    "parquet": ("FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE 20480", NAMES),
+}
+
+
+def insert(batch: str) -> str:
+    """Return the statement that takes all rows of the file *batch* in."""
+    return (
+        f"INSERT INTO access_logs ({NAMES}) SELECT {NAMES} FROM "  # noqa: S608  our names
+        f"read_json('{batch}', format='newline_delimited', columns={COLUMN_SQL}, "
+        f"maximum_object_size={_LARGEST_ROW})"
+    )
+
+
+def insert_missing(batch: str) -> str:
+    """Return the statement that takes those rows in whose request is not there."""
+    return (
+        f"{insert(batch)} AS new WHERE NOT EXISTS "  # noqa: S608  our names
+        "(SELECT 1 FROM access_logs AS old WHERE old.request_id = new.request_id)"
+    )
+
+
+def set_marks(cursor: duckdb.DuckDBPyConnection, marks: Sequence[Mark]) -> None:
+    """Put *marks* in the place of those of the same segments."""
+    for mark in marks:
+        cursor.execute("DELETE FROM journal_marks WHERE segment = ?", [mark.segment])
+        values = [mark.segment, mark.position, mark.closed]
+        cursor.execute("INSERT INTO journal_marks VALUES (?, ?, ?)", values)
+
+
+def add_counts(cursor: duckdb.DuckDBPyConnection, counts: Mapping[str, int]) -> None:
+    """Add *counts* to those of the same names."""
+    for name, number in counts.items():
+        changed = number_in(
+            cursor.execute(
+                "UPDATE journal_counts SET value = value + ? WHERE name = ?", [number, name]
+            )
+        )
+        if not changed:
+            cursor.execute("INSERT INTO journal_counts VALUES (?, ?)", [name, number])
+
+
+_COMPARISONS = {
+    "start_time": "timestamp >= ?",
+    "end_time": "timestamp <= ?",
+    "model": "model = ?",
+    "provider": "provider = ?",
+    "status_code_min": "status_code >= ?",
+    "status_code_max": "status_code <= ?",
+    "min_duration_ms": "duration_ms >= ?",
+    "max_duration_ms": "duration_ms <= ?",
+    "streaming": "streaming = ?",
+    "session_id": "session_id = ?",
+    "request_id": "request_id = ?",
+    "error_type": "error_type = ?",
+}
+_SEARCHED = ("path", "model", "model_requested", "user_agent", "error_type", "error_message")
+
+
+def condition(where: LogFilter) -> tuple[str, list[Any]]:
+    """Return the SQL of *where*, made of our own text alone, and the values for its marks."""
+    parts, values = ["true"], []
+    for name, comparison in _COMPARISONS.items():
+        value = getattr(where, name)
+        if value is not None:
+            parts.append(comparison)
+            naive = value.astimezone(UTC).replace(tzinfo=None) if "_time" in name else value
+            values.append(naive)
+    for names, operator in (
+        (where.service_type.include, "IN"),
+        (where.service_type.exclude, "NOT IN"),
+    ):
+        if names:
+            parts.append(f"service_type {operator} ({', '.join('?' * len(names))})")
+            values.extend(names)
+    if where.q is not None:
+        parts.append("(" + " OR ".join(f"contains(lower({name}), ?)" for name in _SEARCHED) + ")")
+        values.extend([where.q.lower()] * len(_SEARCHED))
+    return " AND ".join(parts), values
+
+
+def number_in(cursor: duckdb.DuckDBPyConnection) -> int:
+    """Return the one number that *cursor* was answered with; 0 without a row."""
+    row = cursor.fetchone()
+    return int(row[0]) if row else 0
+
+
+def array(rows: Sequence[tuple[Any, ...]]) -> bytes:
+    """Return the JSON array of rows that begin with their JSON text."""
+    return ("[" + ",".join(row[0] for row in rows) + "]").encode()
+
+
+def quoted(text: str) -> str:
+    """Return *text* as a literal of SQL."""
+    return "'" + text.replace("'", "''") + "'"
