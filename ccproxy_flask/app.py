@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import structlog
-from flask import Flask, Request
-from werkzeug.routing import MapAdapter
+from flask import Flask
 
 from . import __version__, dashboard, logging, logs, metrics, pages, serving, tracing
 from .journal import Feed, JournalWriter
@@ -26,36 +25,11 @@ from .tracers import ConsoleTracer, FileTracer, QueuedTracer, Trails
 from .usage import PriceBook
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from .store.base import Store
 
 log = structlog.get_logger(__name__)
 
 _TEND_SECONDS = 1.0
-
-
-class Application(Flask):
-    """Flask without what this application has no use for, and every request would pay for."""
-
-    def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
-        """Return *func*: no view is asynchronous."""
-        return func
-
-    def create_url_adapter(self, request: Request | None) -> MapAdapter | None:
-        """Match by path and method alone: hosts are checked by the views, in their own shapes."""
-        if request is None or "HTTP_UPGRADE" in request.environ:
-            return super().create_url_adapter(request)
-        return MapAdapter(
-            self.url_map,
-            request.environ.get("HTTP_HOST", "localhost"),
-            "",
-            "",
-            request.scheme,
-            request.path,
-            request.method,
-            request.query_string.decode("latin-1"),
-        )
 
 
 class Parts:
@@ -142,11 +116,10 @@ def create_app(settings: Settings | None = None, store: Store | None = None) -> 
     *store* answers queries instead of the recorder behind its socket.
     """
     settings = load_settings() if settings is None else settings
-    app = Application(
+    app = Flask(
         "ccproxy_flask", static_folder=_folder("static"), template_folder=_folder("templates")
     )
     app.url_map.merge_slashes = False
-    app.wsgi_app = serving.Edge(app.wsgi_app)  # type: ignore[method-assign]  # Flask's documented way
     parts = Parts(settings, store)
     app.extensions.update(
         {
@@ -161,6 +134,7 @@ def create_app(settings: Settings | None = None, store: Store | None = None) -> 
     tracing.init_app(app, _sinks(parts))
     _register_pages(app, settings)
     proxy.init_app(app, _proxy_parts(parts))
+    app.wsgi_app = serving.Edge(app.wsgi_app)  # type: ignore[method-assign]  # Flask's documented way
     parts.tend()
     return app
 

@@ -121,9 +121,15 @@ def post_fork(_server: Any, _worker: Any) -> None:
 def post_worker_init(worker: Any) -> None:
     """Write answers as they came, and end the watchers' connections when the worker stops."""
     serving.install()
+    _settle(worker.cfg)
     worker.handle = serving.connections.watched(worker.handle)
     parts = worker.wsgi.extensions["ccproxy.parts"]
     threading.Thread(target=_end_with, args=(worker, parts), daemon=True).start()
+
+
+def _settle(cfg: Any) -> None:
+    """Let settings be plain attributes: gunicorn looks each one up some dozen times a request."""
+    vars(cfg).update({name: setting.get() for name, setting in cfg.settings.items()})
 
 
 # At a stop, how long a connection that has asked nothing yet may still ask.

@@ -1,8 +1,9 @@
 """The tracing extension: one trace for each request in flight, closed exactly once.
 
 ``trace(blueprint, …)`` opens a trace in ``g.trace`` before each request of the blueprint and
-closes it after the last byte of the answer. Where a trace ends, its record goes to the sinks:
-callables that take a record. Configuration: none; state: ``app.extensions["ccproxy.tracing"]``.
+closes it after the last byte of the answer; the proxy, which is served before Flask's dispatch,
+begins and finishes its traces itself. Where a trace ends, its record goes to the sinks: callables
+that take a record. Configuration: none; state: ``app.extensions["ccproxy.tracing"]``.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from .record import COLUMNS, RequestRecord, new_request_id
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from wsgiref.types import WSGIEnvironment
 
 log = structlog.get_logger(__name__)
 
@@ -162,7 +164,7 @@ class Trace:
         record.duration_seconds = self.elapsed()
         record.duration_ms = record.duration_seconds * 1000
         if error is not None:
-            note_error_in(record, error)
+            note_error(record, error)
         if self._stored:
             tracker.remove_context(record.request_id)
             self._tell(self._sinks.stored_ended)
@@ -249,11 +251,16 @@ def init_app(app: Flask, sinks: Sinks) -> None:
 
 
 def open_trace(
-    method: str, path: str, query: str, client_ip: str | None, agent: str | None, **more: Any
+    sinks: Sinks,
+    method: str,
+    path: str,
+    query: str,
+    client_ip: str | None,
+    agent: str | None,
+    stored: bool = False,
+    **more: Any,
 ) -> Trace:
     """Return a new trace. *more* are further fields of its record."""
-    sinks: Sinks = current_app.extensions[EXTENSION]
-    stored = more.pop("stored", False)
     record = RequestRecord(
         request_id=new_request_id(),
         timestamp=datetime.now(UTC),
@@ -268,40 +275,42 @@ def open_trace(
     return Trace(record=record, sinks=sinks, stored=stored)
 
 
-def trace(blueprint: Blueprint, service_type: str, stored: bool = False) -> None:
-    """Trace each request of *blueprint*.
+def begin(environ: WSGIEnvironment, sinks: Sinks, **more: Any) -> Trace:
+    """Return the trace of the request *environ*; log lines name it from here on.
 
-    Where *stored*, its record is kept, and the view calls ``g.trace.start()`` when it knows the
-    first facts; else the request gets its log line and its metrics only.
+    *more* are further fields of its record, and ``stored``: whether that is kept. Whoever begins
+    a trace that is stored calls its ``start()`` when it knows the first facts.
     """
+    path, query = serving.raw_target(environ)
+    trace = open_trace(
+        sinks,
+        environ["REQUEST_METHOD"],
+        path,
+        query,
+        environ.get("REMOTE_ADDR"),
+        environ.get("HTTP_USER_AGENT"),
+        **more,
+    )
+    structlog.contextvars.clear_contextvars()
+    structlog.contextvars.bind_contextvars(request_id=trace.record.request_id)
+    return trace
+
+
+def trace(blueprint: Blueprint, service_type: str) -> None:
+    """Trace each request of *blueprint*: it gets its log line and its metrics, and no row."""
 
     @blueprint.before_request
     def _open() -> None:
-        structlog.contextvars.clear_contextvars()
-        environ = request.environ
-        path, query = serving.raw_target(environ)
-        rule = "other" if stored or request.url_rule is None else request.url_rule.rule
-        current = open_trace(
-            environ["REQUEST_METHOD"],
-            path,
-            query,
-            environ.get("REMOTE_ADDR"),
-            environ.get("HTTP_USER_AGENT"),
-            service_type=service_type,
-            endpoint=rule,
-            stored=stored,
-        )
-        g.trace = current
-        structlog.contextvars.bind_contextvars(request_id=current.record.request_id)
-        if not stored:
-            current.start()
+        rule = request.url_rule.rule if request.url_rule is not None else "other"
+        sinks: Sinks = current_app.extensions[EXTENSION]
+        g.trace = begin(request.environ, sinks, service_type=service_type, endpoint=rule)
+        g.trace.start()
 
     @blueprint.after_request
     def _close_with(response: Response) -> Response:
         current: Trace = g.trace
         current.record.status_code = response.status_code
-        if not stored:  # the proxy does it where it makes its answers
-            response.headers[REQUEST_ID_HEADER] = current.record.request_id
+        response.headers[REQUEST_ID_HEADER] = current.record.request_id
         if request.environ.get("HTTP_UPGRADE", "").lower() == "websocket":
             current.finish()  # such a view returns when it is over, and its answer is never sent
         else:
@@ -309,14 +318,7 @@ def trace(blueprint: Blueprint, service_type: str, stored: bool = False) -> None
         return response
 
 
-def note_error(error: BaseException) -> None:
-    """Let the record of the current request say what went wrong."""
-    current: Trace | None = g.get("trace")
-    if current is not None:
-        note_error_in(current.record, error)
-
-
-def note_error_in(record: RequestRecord, error: BaseException) -> None:
+def note_error(record: RequestRecord, error: BaseException) -> None:
     """Let *record* say what went wrong, where it does not say so yet."""
     if record.error_type is None:
         record.error_type = getattr(error, "error_type", "internal_error")

@@ -6,6 +6,7 @@ import pytest
 
 from ccproxy_flask import __version__
 from ccproxy_flask.app import create_app
+from ccproxy_flask.proxy.routes import is_own_page
 from ccproxy_flask.settings import Settings
 
 
@@ -89,3 +90,24 @@ def test_root_leads_somewhere(client_with):
 def test_every_page_names_its_request(client_with):
     """Each answer of ours carries our request id."""
     assert len(client_with().get("/health").headers["x-ccproxy-request-id"]) == 36
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "own"),
+    [
+        ("GET", "/", True),
+        ("POST", "/", False),
+        ("DELETE", "/health", True),
+        ("GET", "/logs/none", True),
+        ("GET", "//metrics", True),
+        ("GET", "/static/a\nb", True),
+        ("GET", "/logstash/v1/messages", False),
+        ("POST", "/v1/logs", False),
+        ("GET", "/health\n", False),
+        ("OPTIONS", "*", False),
+        ("CONNECT", "a:443", False),
+    ],
+)
+def test_own_pages_are_told_from_what_is_passed_on(method, path, own):
+    """Names of our own pages are never passed on, and nothing else is kept from it."""
+    assert is_own_page(method, path) == own

@@ -61,14 +61,13 @@ def app(sinks, heard):
     return app
 
 
-def opened(app, **more):
-    with app.app_context():
-        return open_trace("GET", "/p", "beta=true&key=opaque", "127.0.0.1", "agent/1", **more)
+def opened(sinks, **more):
+    return open_trace(sinks, "GET", "/p", "beta=true&key=opaque", "127.0.0.1", "agent/1", **more)
 
 
-def test_trace_ends_once(app, heard):
+def test_trace_ends_once(sinks, heard):
     """However often it is finished, each sink hears of a request once, and of its start first."""
-    trace = opened(app, stored=True)
+    trace = opened(sinks, stored=True)
     trace.start()
     trace.start()
     trace.finish()
@@ -77,24 +76,24 @@ def test_trace_ends_once(app, heard):
     assert trace.record.error_type is None
 
 
-def test_request_that_is_not_stored_reaches_no_store(app, heard):
+def test_request_that_is_not_stored_reaches_no_store(sinks, heard):
     """Requests to our own pages are logged and counted, and have no rows."""
-    with opened(app) as trace:
+    with opened(sinks) as trace:
         pass
     assert heard == ["started", ("ended", trace.record)]
 
 
-def test_record_has_the_first_facts(app):
+def test_record_has_the_first_facts(sinks):
     """A trace begins with what the request line and the connection say, searched for secrets."""
-    record = opened(app, service_type="x").record
+    record = opened(sinks, service_type="x").record
     assert (record.method, record.path, record.query) == ("GET", "/p", "beta=true&key=***")
     assert (record.client_ip, record.user_agent, record.node) == ("127.0.0.1", "agent/1", "here")
     assert record.duration_ms is None
 
 
-def test_durations_agree(app):
+def test_durations_agree(sinks):
     """Both columns of the duration say the same."""
-    trace = opened(app)
+    trace = opened(sinks)
     trace.finish()
     record = trace.record
     assert record.duration_seconds is not None
@@ -105,31 +104,31 @@ def test_durations_agree(app):
     ("error", "kind"),
     [(UpstreamTimeout("no answer"), "upstream_timeout"), (KeyError("x"), "internal_error")],
 )
-def test_error_of_the_block_is_recorded(app, error, kind):
+def test_error_of_the_block_is_recorded(sinks, error, kind):
     """An exception ends the trace, names its type in the record, and goes on."""
-    trace = opened(app)
+    trace = opened(sinks)
     with pytest.raises(type(error)), trace:
         raise error
     assert trace.record.error_type == kind
     assert trace.record.error_message == str(error)
 
 
-def test_first_error_counts(app):
+def test_first_error_counts(sinks):
     """What went wrong first is not written over by what follows from it."""
-    trace = opened(app)
+    trace = opened(sinks)
     trace.record.error_type = "overloaded"
     trace.finish(UpstreamTimeout("no answer"))
     assert trace.record.error_type == "overloaded"
 
 
-def test_secret_in_an_error_is_hidden(app):
+def test_secret_in_an_error_is_hidden(sinks):
     """A message that quotes a key is searched for it."""
-    trace = opened(app)
+    trace = opened(sinks)
     trace.finish(UpstreamTimeout("refused sk-ant-CANARY1234"))
     assert "CANARY" not in str(trace.record.error_message)
 
 
-def test_broken_sink_disturbs_nobody(app, sinks, heard):
+def test_broken_sink_disturbs_nobody(sinks, heard):
     """A sink that raises is logged; the others and the request go on."""
 
     def fail(_record):
@@ -137,7 +136,7 @@ def test_broken_sink_disturbs_nobody(app, sinks, heard):
 
     sinks.started.insert(0, fail)
     sinks.ended.insert(0, fail)
-    with structlog.testing.capture_logs() as logged, opened(app) as trace:
+    with structlog.testing.capture_logs() as logged, opened(sinks) as trace:
         pass
     assert heard == ["started", ("ended", trace.record)]
     assert [line["event"] for line in logged] == ["sink_failed", "sink_failed"]
@@ -184,5 +183,5 @@ def test_trace_is_at_hand(app):
     """A view finds its trace in ``g.trace``, and may note an error in it."""
     with app.test_request_context("/context"):
         app.preprocess_request()
-        tracing.note_error(UpstreamTimeout("no answer"))
+        tracing.note_error(g.trace.record, UpstreamTimeout("no answer"))
         assert g.trace.record.error_type == "upstream_timeout"

@@ -6,8 +6,6 @@ import errno
 import re
 from typing import TYPE_CHECKING, Any
 
-from flask import Response
-
 from .. import redact
 from ..errors import CcproxyError, ClientDisconnected, WorkerStopped
 
@@ -25,7 +23,7 @@ if TYPE_CHECKING:
 _REASON = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 
 
-class Relay(Response):
+class Relay:
     """Streams an upstream's answer as it comes.
 
     Ends in exactly one of three ways: the answer was sent whole, the upstream broke off (the
@@ -43,10 +41,6 @@ class Relay(Response):
         remover: UsageRemover | None = None,
         trail: Trail | None = None,
     ) -> None:
-        # Not Response's own: nobody will ask this one for more than its status and its end.
-        self._status_code = answer.status
-        self._on_close: list[Callable[[], Any]] = []
-        self.response = ()
         self._answer, self._tap, self._trace = answer, tap, trace
         self._wire_headers, self._on_end, self._remover = headers, on_end, remover
         self._trail = trail
@@ -109,7 +103,7 @@ class Relay(Response):
         try:
             self._on_end(self._error)
         finally:
-            super().close()
+            self._trace.finish()
 
 
 class _Body:

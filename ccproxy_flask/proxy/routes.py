@@ -2,430 +2,68 @@
 
 from __future__ import annotations
 
-import dataclasses
-from functools import partial
-from typing import TYPE_CHECKING, Any
+import re
+from typing import TYPE_CHECKING, cast
 
-import structlog
-from flask import Blueprint, Flask, Response, current_app, g, request
-from werkzeug.routing import BaseConverter
+from flask import Blueprint
 
-from .. import access, redact, serving, tracing
-from ..errors import (
-    BadRequest,
-    BodyTooLarge,
-    ClientDisconnected,
-    HeadersTooLarge,
-    NotAllowed,
-    ProxyError,
-    UpgradeRequired,
-    error_body,
-)
+from .. import tracing
 from ..settings import RESERVED_NAMES
-from ..tracers import Both
-from ..usage import PriceBook, RequestFacts, answer_reader, request_reader
-from . import headers as wire
-from .body import RequestBody
-from .inject import UsageRemover, asking_for_usage
-from .providers import Providers, Route, dialect_of
-from .relay import Relay, describe
-from .tap import Tap
-from .upstream import Answer, Call, Lifeline, Upstreams
+from .exchange import Exchange, ProxyParts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Iterable
+    from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
-    from ..record import RequestRecord
-    from ..settings import Settings
-    from ..tracers import Trail, Trails
-    from ..usage import RequestReader
-    from .hangup import HangupWatch
+    from flask import Flask
+    from flask.blueprints import BlueprintSetupState
 
-log = structlog.get_logger(__name__)
+__all__ = ["ProxyParts", "init_app", "make_blueprint"]
 
-EXTENSION = "ccproxy.proxy"
 SERVICE_TYPE = "proxy_service"
-_UPSTREAM_REQUEST_IDS = ("x-request-id", "request-id", "x-oai-request-id")
-_LONGEST_ID = 128
-
-
-class PassedPath(BaseConverter):
-    """Any path that does not begin with the name of a page of our own."""
-
-    _own = "|".join(sorted(RESERVED_NAMES - {"api", "v1"}))
-    regex = rf"(?!(?:{_own})(?:/|$))(?s:.*?)"
-    part_isolating = False
-    weight = 300
-
-
-@dataclasses.dataclass
-class ProxyParts:
-    """What the view needs, made once by :func:`init_app`."""
-
-    settings: Settings
-    providers: Providers
-    upstreams: Upstreams
-    prices: PriceBook
-    watch: HangupWatch
-    key_secret: bytes
-    observe_gap: Callable[[RequestRecord, float], None]
-    trails: Trails | None = None
-    """Where whole exchanges are traced; None where they are not."""
+_OWN_NAMES = "|".join(sorted(RESERVED_NAMES - {"api", "v1"}))
+_OWN_PAGE = re.compile(rf"/(?:{_OWN_NAMES})(?:/.*)?", re.DOTALL)
+_READING = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 def init_app(app: Flask, parts: ProxyParts) -> None:
     """Serve the proxy in *app*, for every method and every path that is not a page of ours."""
-    app.extensions[EXTENSION] = parts
-    app.url_map.converters["passed"] = PassedPath
-    app.register_blueprint(make_blueprint())
-    # Flask's add_url_rule wants a list of methods; a proxy has none.
-    for upgrade in (False, True):
-        rule = app.url_rule_class("/<passed:path>", endpoint="proxy.forward", websocket=upgrade)
-        app.url_map.add(rule)
-    app.view_functions["proxy.forward"] = forward
+    app.register_blueprint(make_blueprint(parts))
 
 
-def make_blueprint() -> Blueprint:
-    """Return the blueprint, traced, with its error answers."""
+def make_blueprint(parts: ProxyParts) -> Blueprint:
+    """Return the blueprint. It has a lane of its own, before Flask's dispatch."""
     blueprint = Blueprint("proxy", __name__)
-    tracing.trace(blueprint, SERVICE_TYPE, stored=True)
-    blueprint.register_error_handler(ProxyError, _own_error)
-    blueprint.register_error_handler(ClientDisconnected, _nobody_listens)
-    blueprint.register_error_handler(Exception, _defect)
+
+    def open_lane(state: BlueprintSetupState) -> None:
+        app = cast("Flask", state.app)
+        sinks: tracing.Sinks = app.extensions[tracing.EXTENSION]
+        app.wsgi_app = Lane(app.wsgi_app, parts, sinks)  # type: ignore[method-assign]  # Flask's documented way
+
+    blueprint.record_once(open_lane)
     return blueprint
 
 
-def forward(path: str) -> Response:  # noqa: ARG001  the raw path counts
-    """Pass the current request on, and its answer back."""
-    parts: ProxyParts = current_app.extensions[EXTENSION]
-    environ = request.environ
-    headers = serving.request_headers(environ)
-    raw_path, query = serving.raw_target(environ)
-    trail = _trail(parts.trails, headers) if parts.trails is not None else None
-    exchange = Exchange(parts, g.trace, environ, headers, raw_path, query, trail)
-    exchange.check()
-    return exchange.run()
+class Lane:
+    """Takes the requests that are passed on past Flask's dispatch, which serves all the others.
+
+    Contexts, sessions, signals and a table of routes are of no use to them, and take as long as
+    all the rest of the proxy (docs/adr/0007).
+    """
+
+    def __init__(self, app: WSGIApplication, parts: ProxyParts, sinks: tracing.Sinks) -> None:
+        self._app, self._parts, self._sinks = app, parts, sinks
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        """Serve one request."""
+        if is_own_page(environ["REQUEST_METHOD"], environ["PATH_INFO"]):
+            return self._app(environ, start_response)
+        trace = tracing.begin(environ, self._sinks, service_type=SERVICE_TYPE, stored=True)
+        return Exchange(self._parts, trace, environ).answer()(environ, start_response)
 
 
-class Exchange:
-    """One request on its way through."""
-
-    def __init__(
-        self,
-        parts: ProxyParts,
-        trace: tracing.Trace,
-        environ: dict[str, Any],
-        headers: wire.Headers,
-        path: str,
-        query: str,
-        trail: Trail | None = None,
-    ) -> None:
-        self._parts, self._trace, self._environ = parts, trace, environ
-        self._trail = trail
-        self._headers, self._path, self._query = headers, path, query
-        self._method: str = environ["REQUEST_METHOD"]
-        self._named = wire.first_values(headers)
-        self._line = Lifeline()
-        self._socket_fd: int | None = None
-
-    def check(self) -> None:
-        """Refuse what is not to be passed on. Raises ProxyError."""
-        parts = self._parts
-        if not access.host_allowed(
-            self._named.get("host", ""), parts.settings.security.allowed_hosts
-        ):
-            raise NotAllowed(
-                "this Host header is not allowed; name it in SECURITY__ALLOWED_HOSTS to allow it"
-            )
-        if "connection" in self._named and "close" in wire.named_by_connection(self._headers):
-            # gunicorn only knows it when it stands alone
-            self._environ.get("ccproxy.force_close", lambda: None)()
-        size = wire.size_of(self._headers)
-        if size > parts.settings.proxy.max_header_bytes:
-            raise HeadersTooLarge(
-                f"the headers take {size} bytes; the limit is "
-                f"{parts.settings.proxy.max_header_bytes} (PROXY__MAX_HEADER_BYTES)"
-            )
-
-    def run(self) -> Response:
-        """Send the request upstream, and return its answer as it comes."""
-        route = self._parts.providers.resolve(self._method, self._path, self._named)
-        self._note_route(route)
-        if "upgrade" in self._named and "upgrade" in self._named.get("connection", "").lower():
-            raise UpgradeRequired("this proxy speaks plain HTTP here: send the request over HTTP")
-        reader = request_reader(route.api, self._named, route.path)
-        try:
-            body = self._body(reader)
-            call, remover = self._call(route, body)
-        finally:
-            self._note_facts(reader.close())
-            self._trace.start()
-        return self._relay(route, call, body, reader, remover)
-
-    def _relay(
-        self,
-        route: Route,
-        call: Call,
-        body: RequestBody | None,
-        reader: RequestReader,
-        remover: UsageRemover | None,
-    ) -> Response:
-        self._watch()
-        if self._trail is not None:
-            is_whole = body is None or body.plain is not None or remover is not None
-            changed = body.whole if body is not None and remover is not None else None
-            self._trail.sends(call.base_url + call.target, call.headers, changed, is_whole)
-        began = self._trace.elapsed()
-        try:
-            answer = self._parts.upstreams.send(call, self._line)
-        except BaseException:
-            self._unwatch()
-            self._note_sent(began, body, reader)
-            self._let_upload_end()
-            raise
-        try:
-            return self._relayed(route, answer, began, body, reader, remover)
-        except BaseException:  # nobody else would end the answer
-            self._unwatch()
-            answer.close()
-            raise
-
-    def _relayed(
-        self,
-        route: Route,
-        answer: Answer,
-        began: float,
-        body: RequestBody | None,
-        reader: RequestReader,
-        remover: UsageRemover | None,
-    ) -> Response:
-        self._let_upload_end()
-        head_at = self._trace.elapsed()
-        content_type = answer.named.get("content-type", "")
-        encoding = answer.named.get("content-encoding", "")
-        tap = Tap(answer_reader(route.api, answer.status, content_type, encoding))
-        self._note_head(answer, head_at)
-        if self._trail is not None:
-            self._trail.head(answer.status, answer.headers, content_type)
-        if encoding or "event-stream" not in content_type:
-            remover = None
-        return Relay(
-            answer,
-            self._answer_headers(answer, remover is not None),
-            tap,
-            self._trace,
-            partial(self._end, route, tap, began, body, reader),
-            remover,
-            self._trail,
-        )
-
-    def _end(
-        self,
-        route: Route,
-        tap: Tap,
-        began: float,
-        body: RequestBody | None,
-        reader: RequestReader,
-        error: BaseException | None,
-    ) -> None:
-        self._unwatch()
-        self._note_sent(began, body, reader)
-        if self._trail is not None:
-            self._trail.end(error)
-        record = self._trace.record
-        if error is not None:
-            tracing.note_error_in(record, error)
-        describe(record, tap, error)
-        self._price(route, tap)
-        if tap.longest_gap is not None and record.streaming:
-            self._parts.observe_gap(record, tap.longest_gap)
-
-    def _price(self, route: Route, tap: Tap) -> None:
-        record = self._trace.record
-        usage = tap.close().usage
-        if usage is None:
-            return
-        price = self._parts.prices.price(
-            record.provider,
-            route.api,
-            usage,
-            model=record.model,
-            model_requested=record.model_requested,
-            at=record.timestamp,
-        )
-        if price is None:
-            return
-        record.cost_usd, record.cost_source = price.total, price.source
-        record.cost_input_usd, record.cost_output_usd = price.input, price.output
-        record.cost_cache_usd = price.cache
-        if price.source == "provider":
-            record.cost_sdk_usd = price.total
-
-    def _body(self, reader: RequestReader) -> RequestBody | None:
-        limit = self._parts.settings.proxy.max_body_bytes
-        watcher = reader if self._trail is None else Both(reader.feed, self._trail.feed)
-        length = self._named.get("content-length")
-        if length is None:
-            coding = self._named.get("transfer-encoding")
-            if coding is None:
-                return None
-            if coding.lower() != "chunked":
-                raise BadRequest("the body has a transfer coding other than chunked")
-            return RequestBody(self._environ["wsgi.input"], None, limit, watcher)
-        if not length.isdigit():
-            raise BadRequest(f"content-length {length[:20]!r} is not a number")
-        if int(length) > limit:
-            raise BodyTooLarge(
-                f"the request body of {length} bytes is over the limit of {limit} "
-                "(PROXY__MAX_BODY_BYTES)"
-            )
-        if int(length) == 0:
-            return None
-        return RequestBody(self._environ["wsgi.input"], int(length), limit, watcher)
-
-    def _call(self, route: Route, body: RequestBody | None) -> tuple[Call, UsageRemover | None]:
-        options, upstream = self._parts.settings.proxy, route.upstream
-        headers = wire.to_upstream(self._headers)
-        if upstream.api_key is not None and wire.client_key(self._named, self._query) is None:
-            headers.append(wire.key_header(route.api, upstream.api_key.get_secret_value()))
-        remover = None
-        if options.inject_stream_usage and body is not None and route.api == "openai_chat":
-            remover, headers = _asking(body, headers, self._named)
-        call = Call(
-            base_url=upstream.base_url,
-            method=self._method,
-            target=f"{route.path}?{self._query}" if self._query else route.path,
-            headers=headers,
-            body=body,
-            connect_timeout=upstream.timeout_connect_seconds or options.timeout_connect_seconds,
-            read_timeout=upstream.timeout_read_seconds or options.timeout_read_seconds,
-        )
-        return call, remover
-
-    def _answer_headers(self, answer: Answer, is_changed: bool) -> serving.WireHeaders:
-        headers = serving.WireHeaders(wire.to_client(answer.headers))
-        if is_changed:
-            wire.drop(headers, "content-length")
-        if tracing.REQUEST_ID_HEADER in answer.named:  # of another ccproxy behind this one
-            wire.drop(headers, tracing.REQUEST_ID_HEADER)
-        request_id = self._trace.record.request_id
-        headers.append((tracing.REQUEST_ID_HEADER, request_id))
-        if "x-request-id" not in answer.named:
-            headers.append(("x-request-id", request_id))
-        return headers
-
-    def _watch(self) -> None:
-        sock = self._environ.get("gunicorn.socket") or self._environ.get("werkzeug.socket")
-        if sock is not None:
-            self._socket_fd = sock.fileno()
-            self._parts.watch.watch(self._socket_fd, self._line.abort)
-
-    def _unwatch(self) -> None:
-        if self._socket_fd is not None:
-            self._parts.watch.unwatch(self._socket_fd)
-            self._socket_fd = None
-
-    def _let_upload_end(self) -> None:
-        """Where the answer came before the end of the request, let it be the connection's last."""
-        upload = self._line.upload
-        if upload is not None and upload.is_alive():
-            serving.close_after_answer(self._environ, upload.join)
-
-    def _note_route(self, route: Route) -> None:
-        record = self._trace.record
-        record.provider, record.endpoint = route.provider, route.endpoint
-        record.service_type = route.upstream.service_type
-        record.client_request_id = redact.shortened(self._named.get("x-request-id"), _LONGEST_ID)
-        key = wire.client_key(self._named, self._query)
-        record.api_key_id = redact.key_id(self._parts.key_secret, key) if key else None
-
-    def _note_facts(self, facts: RequestFacts) -> None:
-        record = self._trace.record
-        record.model_requested = record.model = facts.model
-        record.streaming = bool(facts.streaming)
-        record.session_id, record.user_id = facts.session_id, facts.user_id
-        record.agent_id, record.retry_count = facts.agent_id, facts.retry_count
-
-    def _note_head(self, answer: Answer, at: float) -> None:
-        record = self._trace.record
-        record.status_code = answer.status
-        record.ttfb_ms = at * 1000
-        for name in _UPSTREAM_REQUEST_IDS:
-            if value := answer.named.get(name):
-                record.upstream_request_id = redact.shortened(value, _LONGEST_ID)
-                break
-
-    def _note_sent(self, began: float, body: RequestBody | None, reader: RequestReader) -> None:
-        record = self._trace.record
-        record.upstream_ms = (self._trace.elapsed() - began) * 1000
-        if body is not None:
-            record.request_bytes = body.size
-            if body.plain is None:  # the rest of a long body was read meanwhile
-                self._note_facts(reader.close())
-
-
-def _asking(
-    body: RequestBody, headers: wire.Headers, named: dict[str, str]
-) -> tuple[UsageRemover | None, wire.Headers]:
-    if "content-encoding" in named:
-        return None, headers
-    whole = body.read_all()
-    changed = asking_for_usage(whole)
-    body.replace(whole if changed is None else changed)
-    kept = [pair for pair in headers if pair[0] not in ("content-length", "accept-encoding")]
-    encoding = "identity" if changed is not None else named.get("accept-encoding")
-    if encoding is not None:
-        kept.append(("accept-encoding", encoding))
-    kept.append(("content-length", str(body.length)))
-    return (UsageRemover() if changed is not None else None), kept
-
-
-def _own_error(error: ProxyError) -> Response:
-    tracing.note_error(error)
-    named = wire.first_values(serving.request_headers(request.environ))
-    path, _query = serving.raw_target(request.environ)
-    request_id = g.trace.record.request_id
-    answer = Response(
-        error_body(dialect_of(path, named), error, request_id),
-        status=error.status,
-        mimetype="application/json",
-    )
-    answer.headers["x-request-id"] = request_id
-    answer.headers[tracing.REQUEST_ID_HEADER] = request_id
-    if isinstance(error, UpgradeRequired):
-        answer.headers["Upgrade"] = "HTTP/1.1"
-    if isinstance(error, BadRequest | BodyTooLarge | HeadersTooLarge):
-        serving.close_after_answer(request.environ)
-    _trace_own(answer, error)
-    return answer
-
-
-def _nobody_listens(error: ClientDisconnected) -> Response:
-    tracing.note_error(error)
-    g.trace.record.client_disconnected = True
-    request.environ.get("ccproxy.force_close", lambda: None)()
-    answer = Response(status=499)
-    _trace_own(answer, error)
-    return answer
-
-
-def _trail(trails: Trails, headers: wire.Headers) -> Trail | None:
-    """Begin the trail of the current request; where it fails before it is passed on, too."""
-    path, query = serving.raw_target(request.environ)
-    target = f"{path}?{query}" if query else path
-    found = trails.begin(g.trace.record.request_id, request.method, target, headers)
-    g.trail = found
-    return found
-
-
-def _trace_own(answer: Response, error: BaseException) -> None:
-    """Trace an *answer* that is not the upstream's."""
-    trail: Trail | None = g.get("trail")
-    if trail is not None:
-        trail.answered(answer.status_code, list(answer.headers), answer.get_data(), error)
-
-
-def _defect(error: Exception) -> Response:
-    log.error("proxy_defect", request_id=g.trace.record.request_id, exc_info=error)
-    tracing.note_error(error)
-    return _own_error(ProxyError("the proxy failed on this request; its log has the reason"))
+def is_own_page(method: str, path: str) -> bool:
+    """Tell whether a request is for one of our own pages, whether there is such a page or not."""
+    if path.startswith("//"):
+        path = "/" + path.lstrip("/")
+    return (path == "/" and method in _READING) or _OWN_PAGE.fullmatch(path) is not None
