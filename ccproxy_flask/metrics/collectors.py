@@ -8,55 +8,43 @@ Label values come from closed sets: ``endpoint`` is an API route, ``error_type``
 from __future__ import annotations
 
 import os
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import prometheus_flask_exporter
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, multiprocess, values
 
-from .errors import ERROR_TYPES
+from ..errors import ERROR_TYPES
+from .shared import SharedValue
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
-    from .record import RequestRecord
-
-
-class _Pid:
-    """The id of this process, without a call to the system for every figure."""
-
-    def __init__(self) -> None:
-        self._set()
-        os.register_at_fork(after_in_child=self._set)
-
-    def _set(self) -> None:
-        self._value = os.getpid()
-
-    def __call__(self) -> int:
-        return self._value
+    from ..record import RequestRecord
 
 
 SHARED_DIRECTORY = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
 """Where the processes of this service share their figures, while it runs. None: they do not."""
 
 if SHARED_DIRECTORY is not None:
-    # The library's own door for this (its README: "Multiprocess Mode", process_identifier).
-    values.ValueClass = values.MultiProcessValue(_Pid())  # type: ignore[no-untyped-call]  # no types
+    values.ValueClass = SharedValue  # the library's own door
 
 OTHER = "other"
 UNKNOWN = "unknown"
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _TOKEN_TYPES = {
-    "input": "tokens_input",
-    "output": "tokens_output",
-    "cache_read": "cache_read_tokens",
-    "cache_write": "cache_write_tokens",
+    "tokens_input": "input",
+    "tokens_output": "output",
+    "cache_read_tokens": "cache_read",
+    "cache_write_tokens": "cache_write",
 }
 _COST_TYPES = {
-    "input": "cost_input_usd",
-    "output": "cost_output_usd",
-    "cache": "cost_cache_usd",
-    "total": "cost_usd",
+    "cost_input_usd": "input",
+    "cost_output_usd": "output",
+    "cost_cache_usd": "cache",
+    "cost_usd": "total",
 }
+_SUMMED = ("request_bytes", "response_bytes", *_TOKEN_TYPES, *_COST_TYPES)
 _DURATIONS = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600, float("inf"))
 _LATENCIES = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 3, 5, 10, 20, 30, 60, float("inf"))
 
@@ -69,6 +57,18 @@ class Pushgateway(Protocol):
 
     def is_enabled(self) -> bool:
         """Tell whether there is somewhere to push to."""
+
+
+class _Children(dict[Any, Any]):
+    """Children of collectors, each bound at its first use: looking one up by labels takes long."""
+
+    def __init__(self, bind: Callable[[Any], Any]) -> None:
+        super().__init__()
+        self._bind = bind
+
+    def __missing__(self, key: Any) -> Any:
+        child = self[key] = self._bind(key)
+        return child
 
 
 class PrometheusMetrics:
@@ -89,7 +89,7 @@ class PrometheusMetrics:
         self._pushgateway = pushgateway_client
         self._max_models = max_models
         self._models: set[str] = set()
-        self._bound: dict[tuple[str, ...], Any] = {}
+        self._by_place: dict[tuple[str, ...], _Children] = {}
         self._exporter = prometheus_flask_exporter.PrometheusMetrics(
             app=None, path=None, export_defaults=False, registry=self.registry
         )
@@ -148,9 +148,12 @@ class PrometheusMetrics:
         def counter(name: str, text: str, *labels: str) -> Counter:
             return Counter(name, text, labels, namespace=namespace, registry=self.registry)
 
-        self._ttfb = histogram("time_to_first_byte_seconds", "To the answer's first body byte")
-        self._ttft = histogram("time_to_first_token_seconds", "To the first content token")
-        self._gap = histogram("stream_longest_gap_seconds", "Longest silence inside a stream")
+        self._histograms = {
+            "duration_seconds": self._duration,
+            "ttfb_ms": histogram("time_to_first_byte_seconds", "To the answer's first body byte"),
+            "ttft_ms": histogram("time_to_first_token_seconds", "To the first content token"),
+            "gap": histogram("stream_longest_gap_seconds", "Longest silence inside a stream"),
+        }
         self._bytes = counter("bytes", "Body bytes", "direction", "service_type")
         self._disconnects = counter(
             "client_disconnects", "Clients that hung up before the end", "endpoint", "service_type"
@@ -177,41 +180,52 @@ class PrometheusMetrics:
     def observe(self, record: RequestRecord) -> None:
         """Count a finished request, once."""
         model = self.model_label(record.model, answered=record.tokens_input is not None)
-        service, endpoint = record.service_type, record.endpoint
+        children = self._children(model, record.endpoint, record.service_type)
         method = record.method if record.method in METHODS else OTHER
-        status = str(record.status_code or 0)
-        self._child(self._requests, method, endpoint, model, status, service).inc()
-        place = (model, endpoint, service)
-        self._child(self._duration, *place).observe(record.duration_seconds or 0.0)
+        children[method, record.status_code or 0].inc()
+        children["duration_seconds"].observe(record.duration_seconds or 0.0)
         if record.ttfb_ms is not None:
-            self._child(self._ttfb, *place).observe(record.ttfb_ms / 1000)
+            children["ttfb_ms"].observe(record.ttfb_ms / 1000)
         if record.ttft_ms is not None and record.streaming:
-            self._child(self._ttft, *place).observe(record.ttft_ms / 1000)
+            children["ttft_ms"].observe(record.ttft_ms / 1000)
         if record.error_type is not None:
             kind = record.error_type if record.error_type in ERROR_TYPES else OTHER
-            self._child(self._errors, kind, endpoint, model, service).inc()
+            children["error_type", kind].inc()
         if record.client_disconnected:
-            self._child(self._disconnects, endpoint, service).inc()
-        self._count_traffic(record, model)
-
-    def _count_traffic(self, record: RequestRecord, model: str) -> None:
-        service = record.service_type
-        if record.request_bytes:
-            self._child(self._bytes, "request", service).inc(record.request_bytes)
-        if record.response_bytes:
-            self._child(self._bytes, "response", service).inc(record.response_bytes)
-        for kind, name in _TOKEN_TYPES.items():
-            if tokens := getattr(record, name):
-                self._child(self._tokens, kind, model, service).inc(tokens)
-        for kind, name in _COST_TYPES.items():
-            if cost := getattr(record, name):
-                self._child(self._cost, model, kind, service).inc(float(cost))
+            children["client_disconnected"].inc()
+        for column in _SUMMED:
+            if value := getattr(record, column):
+                children[column].inc(float(value))
 
     def observe_gap(self, record: RequestRecord, seconds: float) -> None:
         """Take the longest silence inside a stream."""
         model = self.model_label(record.model, answered=record.tokens_input is not None)
-        place = (model, record.endpoint, record.service_type)
-        self._child(self._gap, *place).observe(seconds)
+        self._children(model, record.endpoint, record.service_type)["gap"].observe(seconds)
+
+    def _children(self, *place: str) -> _Children:
+        """Return the children for a model, an endpoint and a service."""
+        found = self._by_place.get(place)
+        if found is None:
+            found = self._by_place[place] = _Children(partial(self._bind, *place))
+        return found
+
+    def _bind(self, model: str, endpoint: str, service: str, key: Any) -> Any:
+        place = (model, endpoint, service)
+        match key:
+            case str() if key in self._histograms:
+                return self._histograms[key].labels(*place)
+            case "client_disconnected":
+                return self._disconnects.labels(endpoint, service)
+            case "request_bytes" | "response_bytes":
+                return self._bytes.labels(key.removesuffix("_bytes"), service)
+            case str() if key in _TOKEN_TYPES:
+                return self._tokens.labels(_TOKEN_TYPES[key], model, service)
+            case str():
+                return self._cost.labels(model, _COST_TYPES[key], service)
+            case "error_type", kind:
+                return self._errors.labels(kind, endpoint, model, service)
+            case method, status:
+                return self._requests.labels(method, endpoint, model, str(status), service)
 
     def model_label(self, model: str | None, answered: bool = False) -> str:
         """Return *model* if it is one of the first *max_models* that answered, else ``other``."""
@@ -223,13 +237,6 @@ class PrometheusMetrics:
             return OTHER
         self._models.add(model)
         return model
-
-    def _child(self, collector: Any, *labels: str) -> Any:
-        key = (collector._name, *labels)  # noqa: SLF001  its name has no public door
-        child = self._bound.get(key)
-        if child is None:
-            child = self._bound[key] = collector.labels(*labels)
-        return child
 
     # -- the way of records ------------------------------------------------------------------
 
@@ -273,7 +280,7 @@ class PrometheusMetrics:
     ) -> None:
         """Count a request."""
         place = (endpoint, self.model_label(model, answered=True), str(status))
-        self._child(self._requests, method, *place, service_type or UNKNOWN).inc()
+        self._requests.labels(method, *place, service_type or UNKNOWN).inc()
 
     def record_response_time(
         self,
@@ -284,9 +291,7 @@ class PrometheusMetrics:
     ) -> None:
         """Take how long a request took."""
         label = self.model_label(model, answered=True)
-        self._child(self._duration, label, endpoint, service_type or UNKNOWN).observe(
-            duration_seconds
-        )
+        self._duration.labels(label, endpoint, service_type or UNKNOWN).observe(duration_seconds)
 
     def record_tokens(
         self,
@@ -296,9 +301,9 @@ class PrometheusMetrics:
         service_type: str | None = None,
     ) -> None:
         """Count tokens of a type: ``input``, ``output``, ``cache_read`` or ``cache_write``."""
-        kind = token_type if token_type in _TOKEN_TYPES else OTHER
+        kind = token_type if token_type in _TOKEN_TYPES.values() else OTHER
         label = self.model_label(model, answered=True)
-        self._child(self._tokens, kind, label, service_type or UNKNOWN).inc(token_count)
+        self._tokens.labels(kind, label, service_type or UNKNOWN).inc(token_count)
 
     def record_cost(
         self,
@@ -308,9 +313,9 @@ class PrometheusMetrics:
         service_type: str | None = None,
     ) -> None:
         """Add cost (USD) of a type: ``input``, ``output``, ``cache`` or ``total``."""
-        kind = cost_type if cost_type in _COST_TYPES else OTHER
+        kind = cost_type if cost_type in _COST_TYPES.values() else OTHER
         label = self.model_label(model, answered=True)
-        self._child(self._cost, label, kind, service_type or UNKNOWN).inc(cost_usd)
+        self._cost.labels(label, kind, service_type or UNKNOWN).inc(cost_usd)
 
     def record_error(
         self,
@@ -322,7 +327,7 @@ class PrometheusMetrics:
         """Count an error."""
         label = self.model_label(model, answered=True)
         kind = error_type if error_type in ERROR_TYPES else OTHER
-        self._child(self._errors, kind, endpoint, label, service_type or UNKNOWN).inc()
+        self._errors.labels(kind, endpoint, label, service_type or UNKNOWN).inc()
 
     def set_active_requests(self, count: int) -> None:
         """Set how many requests are in flight in this process."""

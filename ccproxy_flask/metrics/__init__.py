@@ -1,0 +1,23 @@
+"""Figures for Prometheus: what is counted (``collectors``), and where that is kept (``shared``)."""
+
+from .collectors import (
+    METHODS,
+    OTHER,
+    SHARED_DIRECTORY,
+    UNKNOWN,
+    PrometheusMetrics,
+    Pushgateway,
+    get_metrics,
+    reset_metrics,
+)
+
+__all__ = [
+    "METHODS",
+    "OTHER",
+    "SHARED_DIRECTORY",
+    "UNKNOWN",
+    "PrometheusMetrics",
+    "Pushgateway",
+    "get_metrics",
+    "reset_metrics",
+]
