@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import re
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +16,10 @@ from ccproxy_flask.errors import ERROR_TYPES, CcproxyError, InvalidParameter
 from ccproxy_flask.record import COLUMNS
 from ccproxy_flask.store.base import MOST_ROWS, Choice, Cursor, LogFilter, Page
 
+from . import forms
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
     from werkzeug.datastructures import MultiDict
 
@@ -49,23 +50,13 @@ MOST_ENTRIES = 1000
 MOST_HOURS = 168
 _SQL_ROWS = 1000
 LONGEST_TEXT = 256
-_MOST_CHOICES = 50
 LONGEST_DURATION_MS = 1e12
-_LAST_SECOND = 253_402_300_799
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
-_NUMBER = re.compile(
-    r"[+-]?(?:[0-9]{1,18}(?:\.[0-9]{0,18})?|\.[0-9]{1,18})(?:[eE][+-]?[0-9]{1,3})?"
-)
 _BOOLEANS = {"true": True, "1": True, "yes": True, "on": True} | {
     "false": False,
     "0": False,
     "no": False,
     "off": False,
 }
-# What `date --iso-8601` and JavaScript print; the `+` of an offset comes in as a space where the
-# client did not quote it.
-_UNQUOTED_OFFSET = re.compile(r"(T[0-9:.]+) ([0-9]{2}:?[0-9]{2})$")
 
 
 class InvalidParameters(CcproxyError):
@@ -98,7 +89,7 @@ class Parameters:
         text = self._text_of(name)
         if text is None:
             return None
-        if not _INTEGER.fullmatch(text.strip()):
+        if not forms.INTEGER.fullmatch(text):
             message = "Input should be a valid integer, unable to parse string as an integer"
             self._wrong(name, text, message, "int_parsing")
             return None
@@ -110,7 +101,7 @@ class Parameters:
         text = self._text_of(name)
         if text is None:
             return None
-        if not _NUMBER.fullmatch(text.strip()):
+        if not forms.NUMBER.fullmatch(text):
             message = "Input should be a valid number, unable to parse string as a number"
             self._wrong(name, text, message, "float_parsing")
             return None
@@ -125,7 +116,7 @@ class Parameters:
         text = self._text_of(name)
         if text is None:
             return None
-        value = _BOOLEANS.get(text.strip().lower())
+        value = _BOOLEANS.get(text.lower())
         if value is None:
             message = "Input should be a valid boolean, unable to interpret input"
             self._wrong(name, text, message, "bool_parsing")
@@ -137,19 +128,13 @@ class Parameters:
         text = self._text_of(name)
         if text is None:
             return None
-        if _NUMBER.fullmatch(text.strip()):
-            seconds = self.number(name, 0, _LAST_SECOND)
-            return None if seconds is None else _EPOCH + timedelta(seconds=seconds)
-        try:
-            value = datetime.fromisoformat(_UNQUOTED_OFFSET.sub(r"\1+\2", text.strip()))
-            value = value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC)
-        except (ValueError, OverflowError):
-            message = "Input should be seconds since 1970 or a time as in RFC 3339"
+        if forms.NUMBER.fullmatch(text):
+            seconds = self.number(name, 0, forms.LAST_SECOND)
+            return None if seconds is None else forms.EPOCH + timedelta(seconds=seconds)
+        value = forms.moment(text)
+        if value is None:
+            message = "Input should be seconds since 1970 or a time as in RFC 3339, from 1970 on"
             self._wrong(name, text, message, "datetime_parsing")
-            return None
-        if value < _EPOCH:
-            self._wrong(name, text, "Input should not be before 1970", "datetime_too_early")
-            return None
         return value
 
     def text(self, name: str) -> str | None:
@@ -184,25 +169,25 @@ class Parameters:
         text = self.text(name)
         if text is None:
             return Choice()
-        parts = [part.strip() for part in text.split(",")]
-        if len(parts) > _MOST_CHOICES or not all(part.removeprefix("!").strip() for part in parts):
+        if not forms.CHOICES.fullmatch(text):
             message = "Value error, Input should be names between commas, each with ! or without"
             self._wrong(name, text, message)
+            return Choice()
+        parts = [part.strip(" ") for part in text.split(",")]
         return Choice(
             include=tuple(part for part in parts if not part.startswith("!")),
-            exclude=tuple(part[1:].strip() for part in parts if part.startswith("!")),
+            exclude=tuple(part[1:].strip(" ") for part in parts if part.startswith("!")),
         )
 
-    def made_by(self, name: str, make: Callable[[str], Any], message: str) -> Any:
-        """Return what *make* makes of a text; None where it is absent or wrong."""
+    def cursor(self, name: str) -> Cursor | None:
+        """Return where a page ended; None where it is absent or wrong."""
         text = self._text_of(name)
         if text is None:
             return None
-        try:
-            return make(text)
-        except ValueError:
-            self._wrong(name, text, f"Value error, {message}")
+        if not forms.CURSOR.fullmatch(text):
+            self._wrong(name, text, "Value error, not a cursor that this API gave")
             return None
+        return Cursor.parse(text)
 
     def ordered(self, low_name: str, low: Any, high_name: str, high: Any) -> None:
         """Note it where *low* is over *high*."""
@@ -275,7 +260,7 @@ def query_parameters(args: MultiDict[str, str]) -> tuple[LogFilter, int, Cursor 
     found = Parameters(args, FILTERS | {"limit", "cursor"})
     where = log_filter(found)
     limit = found.integer("limit", 1, MOST_ROWS)
-    cursor = found.made_by("cursor", Cursor.parse, "not a cursor that this API gave")
+    cursor = found.cursor("cursor")
     found.check()
     return where, limit or 1000, cursor
 
@@ -291,7 +276,7 @@ def analytics_parameters(args: MultiDict[str, str]) -> tuple[LogFilter, int]:
     found.check()
     if where.start_time is None:
         end = where.end_time or datetime.now(UTC)
-        start = max(_EPOCH, end - timedelta(hours=hours))
+        start = max(forms.EPOCH, end - timedelta(hours=hours))
         where = dataclasses.replace(where, start_time=start)
     return where, hours
 
@@ -319,6 +304,8 @@ def sql_parameters(body: bytes) -> tuple[str, int]:
     for name in fields.keys() - {"sql", "limit"}:
         raise _in_body(name, fields[name], "Extra inputs are not permitted", "extra_forbidden")
     text, limit = fields.get("sql"), fields.get("limit", _SQL_ROWS)
+    if isinstance(limit, float) and limit.is_integer():
+        limit = int(limit)  # to JSON Schema, 10.0 is a whole number too
     if not isinstance(text, str) or not 1 <= len(text) <= LONGEST_SQL:
         message = f"Input should be a text of 1 to {LONGEST_SQL} characters"
         raise _in_body("sql", text if not isinstance(text, str) else None, message, "string_type")

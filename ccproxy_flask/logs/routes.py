@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import re
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -11,12 +10,13 @@ import orjson
 from flask import Blueprint, Response, abort, current_app, request
 
 from ccproxy_flask import __version__, tracing
-from ccproxy_flask.access import error_response, guard
+from ccproxy_flask.access import auth_token, error_response, guard
 from ccproxy_flask.errors import StoreUnavailable
 from ccproxy_flask.journal.segments import list_segments
 from ccproxy_flask.store.base import LogFilter, Page, QueryRefused
 from ccproxy_flask.store.figures import bucket_for
 
+from . import forms
 from .filters import (
     InvalidParameters,
     analytics_parameters,
@@ -42,7 +42,6 @@ _EXPORT_TYPES = {
     "jsonl": "application/x-ndjson",
     "parquet": "application/vnd.apache.parquet",
 }
-_SECONDS = re.compile(r"[0-9.eE+-]+")
 
 blueprint = Blueprint("logs", __name__, url_prefix="/logs")
 tracing.trace(blueprint, "logs_service")
@@ -172,7 +171,7 @@ def sql() -> Response:
 def openapi() -> Response:
     """The description of this API for programs (OpenAPI 3.1)."""
     no_parameters(request.args)
-    return _json(orjson.dumps(description()))
+    return _json(orjson.dumps(description(auth_token() is not None)))
 
 
 @blueprint.get("/query")
@@ -285,7 +284,7 @@ def _dropped(counts: dict[str, int]) -> dict[str, int]:
 
 
 def _as_given(text: str | None) -> float | str | None:
-    return float(text) if text is not None and _SECONDS.fullmatch(text.strip()) else text
+    return float(text) if text is not None and forms.NUMBER.fullmatch(text) else text
 
 
 def _rows(name: str, rows: bytes, facts: dict[str, Any]) -> Response:

@@ -1,0 +1,244 @@
+"""The shapes of what the logs API answers (JSON Schema 2020-12); columns are the record's."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+
+from ccproxy_flask.errors import ERROR_TYPES
+from ccproxy_flask.record import COLUMN_TYPES, COLUMNS
+
+Schema = dict[str, Any]
+
+_TEXT: Schema = {"type": "string"}
+_TEXT_OR_NULL: Schema = {"type": ["string", "null"]}
+_FLAG: Schema = {"type": "boolean"}
+_INTEGER: Schema = {"type": "integer"}
+_COUNT: Schema = {"type": "integer", "minimum": 0}
+_COUNT_OR_NULL: Schema = {"type": ["integer", "null"], "minimum": 0}
+_AMOUNT: Schema = {"type": "number", "minimum": 0}
+_AMOUNT_OR_NULL: Schema = {"type": ["number", "null"], "minimum": 0}
+_PERCENT: Schema = {"type": "number", "minimum": 0, "maximum": 100}
+_TIME: Schema = {"type": "string", "format": "date-time", "pattern": "Z$"}
+_TIME_OR_NULL: Schema = _TIME | {"type": ["string", "null"]}
+_SECONDS: Schema = _AMOUNT | {"description": "Seconds since 1970"}
+_GIVEN_TIME: Schema = {"type": ["number", "string", "null"], "description": "As it was given"}
+_KINDS: dict[type, Schema] = {
+    str: _TEXT,
+    datetime: _TIME,
+    bool: _FLAG,
+    int: _INTEGER,
+    float: {"type": "number"},
+    Decimal: {"type": "number"},
+}
+_NEVER_NULL = ("request_id", "timestamp")
+_REQUESTS = ("successful_requests", "error_requests")
+_BREAKDOWNS = ("service_type_breakdown", "model_breakdown", "provider_breakdown")
+
+
+def schemas() -> dict[str, Schema]:
+    """Return all shapes by name."""
+    return {
+        "Row": _row(),
+        "Entries": _entries(),
+        "Query": _query(),
+        "Figures": _object(_figures()),
+        "Analytics": _analytics(),
+        "Status": _status(),
+        "Reset": _reset(),
+        "SqlAnswer": _sql_answer(),
+        "StreamEvent": _stream_event(),
+        "Event": _event(),
+        "Error": _object({"error": _object(_fields(_TEXT, "type", "message"))}),
+        "Problems": _problems(),
+    }
+
+
+def reference(name: str) -> Schema:
+    """Return what stands for the shape *name* elsewhere in the document."""
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def _object(properties: dict[str, Schema]) -> Schema:
+    return {"type": "object", "required": list(properties), "properties": properties}
+
+
+def _fields(schema: Schema, *names: str) -> dict[str, Schema]:
+    return dict.fromkeys(names, schema)
+
+
+def _named(schema: Schema) -> Schema:
+    return {"type": "object", "additionalProperties": schema}
+
+
+def _list(schema: Schema) -> Schema:
+    return {"type": "array", "items": schema}
+
+
+def _row() -> Schema:
+    properties: dict[str, Schema] = {}
+    for name in COLUMNS:
+        schema = _KINDS[COLUMN_TYPES[name]]
+        may_be_null = name not in _NEVER_NULL
+        properties[name] = schema | {"type": [schema["type"], "null"]} if may_be_null else schema
+    properties["error_type"] = _TEXT_OR_NULL | {"enum": [*sorted(ERROR_TYPES), None]}
+    return _object(properties)
+
+
+def _entries() -> Schema:
+    return _object(
+        {
+            "entries": _list(reference("Row")),
+            **_fields(_COUNT, "total_count", "limit", "offset"),
+            "order_by": {"type": "string", "enum": list(COLUMNS)},
+            "order_desc": _FLAG,
+            "service_type": _TEXT_OR_NULL,
+            **_fields(_COUNT, "page", "total_pages"),
+            "backend": _TEXT,
+        }
+    )
+
+
+def _query() -> Schema:
+    filters = _fields(_GIVEN_TIME, "start_time", "end_time")
+    return _object(
+        {
+            "results": _list(reference("Row")),
+            **_fields(_COUNT, "count", "limit"),
+            "filters": _object(filters | _fields(_TEXT_OR_NULL, "model", "service_type")),
+            "timestamp": _SECONDS,
+            "next_cursor": _TEXT_OR_NULL,
+            "has_more": _FLAG,
+        }
+    )
+
+
+def _rates() -> dict[str, Schema]:
+    return _fields(_PERCENT, "success_rate", "error_rate")
+
+
+def _amounts() -> dict[str, Schema]:
+    """Return what every set of figures has beside its counts of requests."""
+    kinds = ("avg", "p50", "p95", "p99")
+    return {
+        **_fields(_AMOUNT_OR_NULL, *(f"{kind}_duration_ms" for kind in kinds)),
+        **_fields(_AMOUNT_OR_NULL, *(f"{kind}_ttft_ms" for kind in kinds)),
+        "total_cost_usd": {"type": ["number", "null"]},
+        "priced_requests": _COUNT,
+        **_fields(_INTEGER, "total_tokens_input", "total_tokens_output"),
+        **_fields(_INTEGER, "total_cache_read_tokens", "total_cache_write_tokens"),
+        **_fields(_INTEGER, "total_tokens_reasoning", "total_tokens_all"),
+    }
+
+
+def _figures() -> dict[str, Schema]:
+    return _fields(_COUNT, "request_count", *_REQUESTS) | _rates() | _amounts()
+
+
+def _analytics() -> Schema:
+    totals = ("total_requests", "total_successful_requests", "total_error_requests")
+    tokens = ("input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens")
+    asked = _fields(_GIVEN_TIME, "start_time", "end_time")
+    return _object(
+        {
+            "summary": _object(_fields(_COUNT, *totals) | _amounts()),
+            "token_analytics": _object(_fields(_INTEGER, *tokens, "total_tokens")),
+            "request_analytics": _object(_fields(_COUNT, "total_requests", *_REQUESTS) | _rates()),
+            **_fields(_named(reference("Figures")), *_BREAKDOWNS),
+            "error_breakdown": _named(_object({"request_count": _COUNT, "share": _PERCENT})),
+            "not_shown": _object(_fields(_COUNT, *_BREAKDOWNS)),
+            "timeseries": _list(_object({"timestamp": _TIME} | _figures())),
+            "bucket_seconds": _COUNT,
+            "query_time": _SECONDS,
+            "backend": _TEXT,
+            "query_params": _object(
+                asked | _fields(_TEXT_OR_NULL, "model", "service_type") | {"hours": _COUNT}
+            ),
+        }
+    )
+
+
+def _status() -> Schema:
+    return _object(
+        {
+            "status": {"type": "string", "enum": ["healthy", "degraded", "unavailable"]},
+            "reason": _TEXT_OR_NULL,
+            "rows": _COUNT_OR_NULL,
+            "last_write": _TIME_OR_NULL,
+            **_fields(_COUNT, "backlog_bytes", "backlog_lines"),
+            "writer_lag_seconds": _AMOUNT_OR_NULL,
+            **_fields(_COUNT_OR_NULL, "damaged_lines", "worker_lost", "record_lost"),
+            **_fields(_TEXT, "prometheus_enabled", "observability_system", "backend", "path"),
+            "dropped": _named(_COUNT),
+            "version": _TEXT,
+        }
+    )
+
+
+def _reset() -> Schema:
+    shown = _fields(_TEXT, "status", "message") | {"timestamp": _SECONDS, "backend": _TEXT}
+    return _object(shown)
+
+
+def _sql_answer() -> Schema:
+    return _object(
+        {
+            "columns": _list(_TEXT),
+            "rows": _list({"type": "array"}),
+            "row_count": _COUNT,
+            "truncated": _FLAG,
+            "duration_ms": _AMOUNT,
+        }
+    )
+
+
+def _stream_event() -> Schema:
+    """Return one event of the stream, as OpenAPI 3.1 describes it: by its lines."""
+    kinds = [kind for kinds, _ in _events() for kind in kinds]
+    data = {
+        "type": "string",
+        "contentMediaType": "application/json",
+        "contentSchema": reference("Event"),
+    }
+    return {
+        "type": "object",
+        "required": ["event", "data"],
+        "properties": {
+            "event": {"type": "string", "enum": kinds},
+            "id": _TEXT,
+            "retry": _COUNT,
+            "data": data,
+        },
+    }
+
+
+def _event() -> Schema:
+    return {
+        "oneOf": [
+            _object(
+                {"type": {"type": "string", "enum": list(kinds)}, "data": data, "timestamp": _TIME}
+            )
+            for kinds, data in _events()
+        ]
+    }
+
+
+def _events() -> list[tuple[tuple[str, ...], Schema]]:
+    """Return what happens, and the data it comes with."""
+    return [
+        (("connection",), _object({"connection_id": _TEXT})),
+        (("request_start", "request_complete", "request_error"), reference("Row")),
+        (("overflow",), _object({"missed": _COUNT_OR_NULL})),
+        (("disconnect",), _object(_fields(_TEXT, "connection_id", "reason"))),
+    ]
+
+
+def _problems() -> Schema:
+    problem = {
+        "type": _TEXT,
+        "loc": {"type": "array", "items": _TEXT, "minItems": 1, "maxItems": 2},
+        "msg": _TEXT,
+        "input": {},
+    }
+    return _object({"detail": _list(_object(problem)) | {"minItems": 1}})
