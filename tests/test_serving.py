@@ -11,9 +11,13 @@ import time
 
 import pytest
 from conftest import ROOT, Server
+from gunicorn.config import Config
+from gunicorn.http.errors import NoMoreData, ParseException
+from gunicorn.http.message import Request
+from gunicorn.http.unreader import IterUnreader
 from scripted import wait_until
 
-from ccproxy_flask.serving import Connections, raw_target, request_headers, send_all
+from ccproxy_flask.serving import Connections, PlainRequest, raw_target, request_headers, send_all
 
 
 @pytest.fixture
@@ -57,6 +61,67 @@ def test_headers_of_plain_wsgi():
         "wsgi.input": None,
     }
     assert request_headers(environ) == [("x-api-key", "k"), ("content-type", "application/json")]
+
+
+HEADS = (
+    b"Host: a\r\nContent-Length: 2\r\nAccept: x, y\r\naccept:\tz \r\nX-Empty:",
+    b"Host: a\r\nContent-Type: x\r\nX_Under-Score: 1\r\nX-Obs: \xe9\xff",
+    b"host: a\r\nHOST: b",
+    b"Host: a\r\nExpect: 100-continue",
+    b"Host: a\r\nExpect: something",
+    b"Host: a\r\nX-Folded: one\r\n two",
+    b"Host: a\r\nTransfer-Encoding: chunked\r\nContent-Length: 1",
+    b"Host: a\r\nTransfer-Encoding: gzip, chunked",
+    b"Host: a\r\nLong: " + b"x" * 63,
+    b"Host: a\r\n" + b"x" * 66 + b": l",
+    b"\r\n".join(b"X-%d: y" % number for number in range(12)),
+    b"SCRIPT_NAME: /v1\r\nHost: a",
+)
+ODD = (
+    b"\0",
+    b"\t",
+    b"\n",
+    b"\r",
+    b" ",
+    b":",
+    b"\r\n",
+    b"\r\n ",
+    b"\x7f",
+    b"\x80",
+    b"_",
+    b"(",
+    b"\xdf",
+)
+
+
+@pytest.fixture(scope="module")
+def config():
+    """Settings with small limits."""
+    config = Config()
+    config.set("limit_request_fields", 10)
+    config.set("limit_request_field_size", 70)
+    config.set("header_map", "dangerous")
+    return config
+
+
+def parsed(kind, config, head):
+    """Return what a parser of gunicorn's makes of *head*: the request, or its refusal."""
+    source = IterUnreader(iter([b"POST /v1 HTTP/1.1\r\n" + head + b"\r\n\r\nhi"]))
+    try:
+        request = kind(config, source, ("127.0.0.1", 1))
+        body = request.body.read()
+    except (ParseException, NoMoreData) as error:
+        return type(error)
+    asked = request._expected_100_continue  # noqa: SLF001  what gunicorn goes by
+    return request.headers, body, request.should_close(), asked
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_head_is_read_as_gunicorn_reads_it(head, config):
+    """However it is broken, and wherever."""
+    broken = (head[:at] + odd + head[at:] for at in range(len(head) + 1) for odd in ODD)
+    for text in (head, *broken):
+        assert parsed(PlainRequest, config, text) == parsed(Request, config, text), text
 
 
 def test_everything_is_sent_to_a_slow_reader(pair):
