@@ -83,7 +83,7 @@ class Exchange:
             return self._refusal(error)
         except ClientDisconnected as error:
             return self._to_nobody(error)
-        except Exception as error:
+        except Exception as error:  # a defect is an answer and a row, too
             request_id = self._trace.record.request_id
             log.exception("proxy_defect", request_id=request_id)
             tracing.note_error(self._trace.record, error)
