@@ -499,7 +499,7 @@ def test_sql_with_a_bad_body(site, body, loc):
     """What is wrong with the body is named."""
     status, _, found = site.ask("/logs/sql", "POST", body=body)
     assert (status, found["detail"][0]["loc"]) == (422, loc), found
-    assert site.ask("/logs/sql", "POST", body=b" " * 200_000)[0] == 413
+    assert site.ask("/logs/sql", "POST", body=b" " * 300_000)[0] == 413
 
 
 def test_sql_that_runs_away(tmp_path, monkeypatch):

@@ -143,6 +143,16 @@ def test_exported_rows_are_described(server, upstream):
     assert tuple(next(csv.reader(table.decode().splitlines()))) == COLUMNS
 
 
+def test_longest_statement_is_answered(server):
+    """As many characters as are described are taken, whatever they are and however written."""
+    text = "SELECT '" + "😀" * (filters.LONGEST_SQL - 9) + "'"
+    assert len(text) == filters.LONGEST_SQL
+    body = json.dumps({"sql": text}).encode()
+    assert len(body) > 200_000, "each of them is written as two escapes"
+    status, _, answer = server.request("POST", "/logs/sql", body)
+    assert (status, json.loads(answer)["rows"]) == (200, [[text[8:-1]]])
+
+
 # -- made-up requests ------------------------------------------------------------------------------
 
 

@@ -36,7 +36,8 @@ if TYPE_CHECKING:
 COLLECTION_OFF = "Logs collection is disabled. Enable with logs_collection_enabled=true"
 _DISABLED_RETRY_SECONDS = 60
 _LATE_SECONDS = 5.0
-_LONGEST_BODY = 128 << 10
+# The longest statement, each character written as two escapes (`\ud83d\ude00`), and some space.
+_LONGEST_BODY = 256 << 10
 _EXPORT_TYPES = {
     "csv": "text/csv",
     "jsonl": "application/x-ndjson",
