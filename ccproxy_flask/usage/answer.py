@@ -9,7 +9,7 @@ from ..errors import error_type_of_status
 from ..redact import shortened
 from .anthropic import MessagesReading
 from .base import ERROR_WANTED, LONGEST_MESSAGE, SMALL_JSON, Answer, Reading
-from .decode import Decoder, Undecodable, codings_of
+from .body import BodyReader
 from .gemini import GenerateReading
 from .ollama import OllamaReading
 from .openai import ChatReading, EmbeddingsReading, ResponsesReading
@@ -17,7 +17,7 @@ from .skim import JsonBody, Skimmer
 from .sse import EventStream
 
 if TYPE_CHECKING:
-    from .base import WireApi
+    from .base import Usage, WireApi
     from .skim import WantedMembers
 
 _FIRST_OF_JSON = (b"{", b"[")
@@ -113,11 +113,8 @@ class _Text:
         reading.error_message = shortened(text.decode("utf-8", "replace"), LONGEST_MESSAGE) or None
 
 
-class AnswerReader:
-    """Reads a copy of an answer's body as it came from the wire, in constant memory.
-
-    Never raises: what cannot be read is left, and what was seen until then stays.
-    """
+class AnswerReader(BodyReader):
+    """Reads a copy of an answer's body; never raises (:class:`BodyReader`)."""
 
     def __init__(
         self,
@@ -126,57 +123,29 @@ class AnswerReader:
         content_encoding: str | None,
         small_json: int = SMALL_JSON,
     ) -> None:
+        super().__init__(content_encoding)
         self._reading = reading
         self._content_type = (content_type or "").lower()
         self._small_json = small_json
         self._body: EventStream | _Document | _DocumentList | _Text | None = None
         self._start = b""
-        self.failed = False
-        """Something could not be read, and nothing is read any more."""
-        self._decoder: Decoder | None = None
-        if codings_of(content_encoding):
-            try:
-                self._decoder = Decoder(content_encoding or "")
-            except Undecodable:
-                self.failed = True
+        self._usage: Usage | None = None
 
     @property
     def content_seen(self) -> bool:
         """The first token of the content has come; of a body that is no stream, its first byte."""
         return self._reading.content_seen
 
-    def feed(self, data: bytes) -> None:
-        """Take the next piece of the body, still compressed where it is."""
-        if self.failed or not data:
-            return
-        try:
-            if self._decoder is None:
-                self._read(data)
-            else:
-                for piece in self._decoder.decode(data):
-                    self._read(piece)
-        except Exception:  # noqa: BLE001 reading along must never break the answer
-            self.failed = True
-
     def close(self) -> Answer:
         """Return what was seen, also of an answer that broke off; feed nothing after it."""
+        self._end()
         reading = self._reading
-        try:
-            if self._body is None and self._start:
-                self._body = _Text(reading)
-                self._body.feed(self._start)
-            if self._body is not None:
-                self._body.end()
-            usage = reading.usage()
-        except Exception:  # noqa: BLE001 reading along must never break the answer
-            self.failed = True
-            usage = None
         streaming = reading.streaming
         if self._body is None:
             streaming = reading.status < 400 and _is_stream(self._content_type)
         return Answer(
             model=reading.model,
-            usage=usage,
+            usage=self._usage,
             finish_reason=reading.finish_reason,
             error_type=reading.error_type or error_type_of_status(reading.status),
             error_message=reading.error_message,
@@ -193,6 +162,14 @@ class AnswerReader:
                 self._start = data
                 return
         self._body.feed(data)
+
+    def _read_end(self) -> None:
+        if self._body is None and self._start:
+            self._body = _Text(self._reading)
+            self._body.feed(self._start)
+        if self._body is not None:
+            self._body.end()
+        self._usage = self._reading.usage()
 
     def _body_for(self, data: bytes) -> EventStream | _Document | _DocumentList | _Text | None:
         """Choose by the content type and by how the body begins: types are not always right."""

@@ -14,7 +14,7 @@ import orjson
 
 from ..redact import shortened
 from .base import SMALL_JSON, name_of, object_of, text_of
-from .decode import Decoder, Undecodable, codings_of
+from .body import BodyReader
 from .skim import JsonBody
 
 if TYPE_CHECKING:
@@ -61,8 +61,8 @@ class RequestFacts:
     retry_count: int | None = None
 
 
-class RequestReader:
-    """Reads a copy of a request's body. Never raises; what cannot be read is left.
+class RequestReader(BodyReader):
+    """Reads a copy of a request's body; never raises (:class:`BodyReader`).
 
     *headers* by lower-case name; *path* with or without its query.
     """
@@ -74,60 +74,42 @@ class RequestReader:
         path: str,
         small_json: int = SMALL_JSON,
     ) -> None:
+        super().__init__(headers.get("content-encoding"))
         self._api = api
         self._headers = headers
         self._path = path
-        self._body: JsonBody | None = JsonBody(_WANTED, small_json)
+        self._body = JsonBody(_WANTED, small_json)
         self._begun = False
-        self._decoder: Decoder | None = None
-        encoding = headers.get("content-encoding")
-        if encoding and codings_of(encoding):
-            try:
-                self._decoder = Decoder(encoding)
-            except Undecodable:
-                self._body = None
-
-    def feed(self, data: bytes) -> None:
-        """Take the next piece of the body, still compressed where it is."""
-        if self._body is None or not data:
-            return
-        try:
-            if self._decoder is None:
-                self._read(data)
-            else:
-                for piece in self._decoder.decode(data):
-                    self._read(piece)
-        except Exception:  # noqa: BLE001 reading along must never break the request
-            self._body = None
+        self._facts = RequestFacts()
 
     def close(self) -> RequestFacts:
-        """Return what was found out."""
-        document: dict[str, Any] | None = None
-        facts = RequestFacts()
-        try:
-            if self._body is not None and self._begun:
-                found, _ = self._body.end()
-                document = found if isinstance(found, dict) else None
-            self._note_body(facts, document)
-            _note_ids(facts, self._headers, document or {})
-        except Exception:  # noqa: BLE001, S110 reading along must never break the request
-            pass
-        return facts
+        """Return what was found out; feed nothing after it."""
+        self._end()
+        return self._facts
 
     def _read(self, data: bytes) -> None:
-        if self._body is None:
+        if self.failed:
             return
         if not self._begun:
             start = data.lstrip(b"\xef\xbb\xbf \t\r\n")[:1]
             if not start:
                 return
             if start != b"{":  # a form, a file
-                self._body = None
+                self.failed = True
                 return
             self._begun = True
         self._body.feed(data)
 
-    def _note_body(self, facts: RequestFacts, document: dict[str, Any] | None) -> None:
+    def _read_end(self) -> None:
+        document: dict[str, Any] | None = None
+        if self._begun and not self.failed:
+            found, _ = self._body.end()
+            document = found if isinstance(found, dict) else None
+        self._note_body(document)
+        _note_ids(self._facts, self._headers, document or {})
+
+    def _note_body(self, document: dict[str, Any] | None) -> None:
+        facts = self._facts
         in_path = _MODEL_IN_PATH.search(self._path)
         if document is not None:
             facts.model = name_of(document.get("model"))
