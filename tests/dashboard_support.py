@@ -43,10 +43,14 @@ def wait_for(condition: Callable[[], T], seconds: float = 10) -> T:
 
 
 class ListStore:
-    """A store whose rows are a list; *away* is why it does not answer."""
+    """A store whose rows are a list; *away* is why it does not answer.
+
+    Records in *arriving* are stored just after somebody has asked for rows.
+    """
 
     def __init__(self) -> None:
         self.records: list[RequestRecord] = []
+        self.arriving: list[RequestRecord] = []
         self.away: str | None = None
 
     def keep(self, *records: RequestRecord) -> None:
@@ -66,6 +70,8 @@ class ListStore:
     def query(self, _where: LogFilter, limit: int, _cursor: Cursor | None = None) -> QueryPage:
         """Return the newest rows."""
         found = self._found()[:limit]
+        self.keep(*self.arriving)
+        self.arriving.clear()
         return QueryPage(_as_text(found), len(found), None)
 
     def totals(self, where: LogFilter) -> Totals:

@@ -4,8 +4,9 @@ Messages are JSON texts, all ``{"type", "data", "timestamp"}``:
 
 * ``snapshot`` — ``{"totals", "since", "entries", "in_flight", "store"}``: the figures since *since*
   (24 hours ago), the newest rows, those in flight, and whether the store is there. Without the
-  store ``totals`` and ``entries`` are null and ``store.reason`` says why. Sent at first, shortly
-  after (what ended just before is stored by then), then every 30 s, and after an overflow.
+  store ``totals`` and ``entries`` are null and ``store.reason`` says why. Sent at first and after
+  an overflow, each time again shortly after (what ended just before is stored by then); else every
+  30 s.
 * ``request_start``, ``request_complete``, ``request_error`` — one row.
 * ``batch`` — a list of such events, when they come faster than is worth a message each.
 * ``overflow`` — ``{"missed"}``: this viewer was too slow; a snapshot follows.
@@ -47,6 +48,7 @@ SOCKET_OPTIONS = {"ping_interval": 15, "max_message_size": 4096}
 PACE_SECONDS = 0.05
 _FEW = 4
 _MANY = 500
+_TRIES = 3
 
 GOING_AWAY = 1001
 COLLECTION_OFF = 4503
@@ -79,17 +81,18 @@ class _Viewer:
         self._ws, self._feed, self._subscription, self._store = ws, feed, subscription, store
         self._heartbeat_at = 0.0
         self._snapshot_at = 0.0
+        self._snapshot_again = True
 
     def serve(self) -> None:
         """Return when the feed is closed; raise ConnectionClosed or OSError if the viewer goes."""
-        self._send_snapshot(next_in=SECOND_SNAPSHOT_SECONDS)
+        self._send_snapshot()
         while not self._subscription.closed:
             found = self._collect()
             self._drop_input()
             self._send_events(found)
             now = time.monotonic()
             if now >= self._snapshot_at:
-                self._send_snapshot(next_in=SNAPSHOT_SECONDS)
+                self._send_snapshot()
             elif now >= self._heartbeat_at:
                 self._send(texts.message("heartbeat", {}))
 
@@ -115,6 +118,7 @@ class _Viewer:
         if any(one["type"] == "overflow" for one in found):
             # Not at once each time: a viewer that cannot keep up is not helped by more to read.
             self._snapshot_at = min(self._snapshot_at, time.monotonic() + PACE_SECONDS * _FEW)
+            self._snapshot_again = True
         if len(found) > _FEW:
             self._send(texts.batch(found))
         else:
@@ -123,8 +127,9 @@ class _Viewer:
                 self._send(texts.message(event["type"], event["data"], event["timestamp"]))
         time.sleep(PACE_SECONDS)
 
-    def _send_snapshot(self, next_in: float) -> None:
-        self._snapshot_at = time.monotonic() + next_in
+    def _send_snapshot(self) -> None:
+        wait = SECOND_SNAPSHOT_SECONDS if self._snapshot_again else SNAPSHOT_SECONDS
+        self._snapshot_at, self._snapshot_again = time.monotonic() + wait, False
         self._send(texts.message("snapshot", self._snapshot()))
 
     def _snapshot(self) -> dict[str, Any]:
@@ -141,11 +146,12 @@ class _Viewer:
     def _stored(self, since: datetime) -> dict[str, Any]:
         if self._store is None:
             raise StoreUnavailable("no store is configured")
-        newest = self._store.query(LogFilter(), ENTRIES)
-        return {
-            "totals": self._store.totals(LogFilter(start_time=since)),
-            "entries": [texts.row(one) for one in newest.rows],
-        }
+        for _ in range(_TRIES):
+            rows = self._store.query(LogFilter(), ENTRIES).rows
+            totals = self._store.totals(LogFilter(start_time=since))
+            if self._store.query(LogFilter(), 1).rows == rows[:1]:
+                break  # else more came in between: the figures are not of these rows
+        return {"totals": totals, "entries": [texts.row(one) for one in rows]}
 
     def _send(self, text: str) -> None:
         self._ws.send(text)

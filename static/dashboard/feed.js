@@ -123,9 +123,10 @@ export class FeedTable {
   }
 }
 
-function newestFirst(one, other) {
-  // Request ids are UUIDv7: they sort by time of start.
-  return one.row.request_id < other.row.request_id ? 1 : -1;
+/** The order of the store: by the text of the start, in microseconds, then by id. */
+function newestFirst({ row: one }, { row: other }) {
+  if (one.timestamp !== other.timestamp) return one.timestamp < other.timestamp ? 1 : -1;
+  return one.request_id < other.request_id ? 1 : -1;
 }
 
 function fill({ row, inFlight, element }) {

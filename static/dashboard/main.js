@@ -7,7 +7,7 @@ import { pauseButton, themeSwitch } from "./controls.js";
 import { FeedTable } from "./feed.js";
 import { utc } from "./format.js";
 import { Link } from "./link.js";
-import { failed, Totals } from "./totals.js";
+import { endOf, failed, Totals } from "./totals.js";
 
 const one = (selector) => document.querySelector(selector);
 
@@ -30,9 +30,8 @@ for (const place of document.querySelectorAll("[data-origin]")) place.textConten
 const heard = {
   snapshot: ({ totals: figures, since, entries, in_flight: inFlight, store }) => {
     const rows = entries ?? [];
-    totals.reset(figures, new Set(rows.map((row) => row.request_id)));
-    totals.known(rows);
-    for (const row of rows) countEnd(row, endOf(row));
+    totals.reset(figures, rows);
+    for (const row of rows) countEnd(row, endOf(row) + skew);
     table.reset(entries, inFlight);
     showStore(store);
     showSpan(figures, since);
@@ -61,10 +60,6 @@ function ended(row) {
   table.ended(row);
   totals.ended(row);
   countEnd(row, Date.now());
-}
-
-function endOf(row) {
-  return Date.parse(row.timestamp) + Number(row.duration_ms ?? 0) + skew;
 }
 
 function countEnd(row, at) {

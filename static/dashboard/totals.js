@@ -16,7 +16,7 @@ const NOTHING = Object.freeze({
 });
 // The store has a record about a second after the request's end.
 const UNSTORED_FOR = 3_000;
-const MOST_RECENT = 500;
+const MOST_RECENT = 5_000;
 
 export function failed(row) {
   return row.error_type !== null || row.status_code === null || row.status_code >= 400;
@@ -25,6 +25,7 @@ export function failed(row) {
 export class Totals {
   #root;
   #sums = { ...NOTHING };
+  #stored = null;
   #recent = new Map();
   #active = 0;
   #streaming = 0;
@@ -34,28 +35,24 @@ export class Totals {
   }
 
   /**
-   * Start again from what the store counted. `stored` are ids it is known to have; what ended just
-   * now and is not among them is added. Without `totals` (the store is away) counting goes on.
+   * Start again from what the store counted. `rows` are the newest of those it has; what ended just
+   * now and is not stored is added. Without `totals` (the store is away) counting goes on.
    */
-  reset(totals, stored, now = Date.now()) {
+  reset(totals, rows, now = Date.now()) {
     if (totals === null) return;
     this.#sums = fromStore(totals);
-    for (const [id, { row, at }] of this.#recent) {
-      if (now - at > UNSTORED_FOR || stored.has(id)) continue;
-      add(this.#sums, row);
+    this.#stored = new Stored(totals, rows);
+    for (const { row, at } of this.#recent.values()) {
+      if (now - at <= UNSTORED_FOR && !this.#stored.has(row)) add(this.#sums, row);
     }
+    for (const row of rows) this.#remember(row, 0);
   }
 
-  /** A request ended. Hearing of it twice changes nothing. */
+  /** A request ended. Hearing of it twice, or after the store counted it, changes nothing. */
   ended(row, now = Date.now()) {
     if (this.#recent.has(row.request_id)) return;
     this.#remember(row, now);
-    add(this.#sums, row);
-  }
-
-  /** These rows are in the store's figures already. */
-  known(rows) {
-    for (const row of rows) this.#remember(row, 0);
+    if (!this.#stored?.has(row)) add(this.#sums, row);
   }
 
   active(total, streaming) {
@@ -94,6 +91,36 @@ export class Totals {
     const meter = this.#root.querySelector(`[data-meter="${name}"]`);
     if (meter) meter.style.width = all ? `${(100 * part) / all}%` : "0";
   }
+}
+
+/** What the store had counted at some moment. Its newest rows tell of all the others, too. */
+class Stored {
+  #ids;
+  #start = -Infinity;
+  #end = -Infinity;
+
+  constructor(totals, rows) {
+    this.#ids = new Set(rows.map((row) => row.request_id));
+    // Where the figures are of these rows alone, it has no other.
+    if (rows.length === 0 || totals.total_requests <= rows.length) return;
+    this.#start = Math.min(...rows.map(startOf));
+    this.#end = Math.max(...rows.map(endOf));
+  }
+
+  /** Of older rows than those: the store gets them in the order of their ends. */
+  has(row) {
+    if (this.#ids.has(row.request_id)) return true;
+    return startOf(row) <= this.#start && endOf(row) <= this.#end;
+  }
+}
+
+function startOf(row) {
+  return Date.parse(row.timestamp);
+}
+
+/** In ms of the server's clock. */
+export function endOf(row) {
+  return startOf(row) + (number(row.duration_ms) ?? 0);
 }
 
 function setText(element, text) {
