@@ -120,9 +120,13 @@ def post_fork(_server: Any, _worker: Any) -> None:
 
 def post_worker_init(worker: Any) -> None:
     """Write answers as they came, and end the watchers' connections when the worker stops."""
+    # Only now: sockets must be gevent's before they are imported.
+    from .proxy.refusal import refuser  # noqa: PLC0415  after the patching
+
     serving.install()
     _settle(worker.cfg)
     worker.handle = serving.connections.watched(worker.handle)
+    worker.handle_error = refuser(worker.cfg, worker.wsgi.extensions["ccproxy.tracing"])
     parts = worker.wsgi.extensions["ccproxy.parts"]
     threading.Thread(target=_end_with, args=(worker, parts), daemon=True).start()
 

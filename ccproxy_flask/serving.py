@@ -9,11 +9,12 @@ from __future__ import annotations
 import _socket
 import contextlib
 import functools
+import http
 import os
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from gunicorn.http import message, parser, wsgi
+from gunicorn.http import errors, message, parser, wsgi
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -32,8 +33,17 @@ class PlainRequest(message.Request):  # type: ignore[misc]  # gunicorn is untype
     As soon as one is not, gunicorn's own code reads them all: what it refuses is refused.
     """
 
+    method: str | None = None
+    uri: str | None = None
     wire_headers: Headers | None = None
     """All headers with lower-case names, where they were plain ones."""
+
+    def __init__(self, *args: Any) -> None:
+        try:
+            super().__init__(*args)
+        except errors.ParseException as error:
+            error.unread = self  # for unreadable()
+            raise
 
     def parse_headers(self, data: bytes, from_trailer: bool = False) -> Headers:
         """Return the headers in *data*, with upper-case names."""
@@ -62,6 +72,60 @@ class PlainRequest(message.Request):  # type: ignore[misc]  # gunicorn is untype
                 once.add(names[0])
         self.wire_headers = lower
         return upper
+
+
+class Unreadable(NamedTuple):
+    """Why a request could not be read, and what was read of it."""
+
+    status: int
+    reason: str
+    """Quotes nothing of the request: whatever stands there may be a secret."""
+    method: str
+    target: str
+
+
+# The first kind that fits counts.
+_UNREADABLE: tuple[tuple[type[Exception], int, str], ...] = (
+    (errors.LimitRequestLine, 414, "the request line is longer than {limit_request_line} bytes"),
+    (
+        errors.LimitRequestHeaders,
+        431,
+        "over {limit_request_fields} headers, or over {limit_request_field_size} bytes in one",
+    ),
+    (errors.UnsupportedTransferCoding, 501, "the body has a transfer coding that is not known"),
+    (errors.ExpectationFailed, 417, "no expectation but 100-continue can be met"),
+    (errors.InvalidRequestLine, 400, "the request line is not valid HTTP"),
+    (errors.InvalidRequestMethod, 400, "the method is not a valid one of HTTP"),
+    (errors.InvalidHTTPVersion, 400, "only HTTP/1.0 and HTTP/1.1 are spoken here"),
+    (errors.ObsoleteFolding, 400, "a header is folded over several lines"),
+    (errors.InvalidHeaderName, 400, "the name of a header is not valid HTTP"),
+    (
+        errors.InvalidHeader,
+        400,
+        "a header is not valid HTTP, or stands there twice, or contradicts another one",
+    ),
+    (errors.ParseException, 400, "the request is not valid HTTP"),
+)
+
+
+def unreadable(error: BaseException, cfg: Any) -> Unreadable | None:
+    """Return what *error* of gunicorn's parser means, None where it is another error."""
+    for kind, status, reason in _UNREADABLE:
+        if isinstance(error, kind):
+            request = getattr(error, "unread", None)
+            method, target = getattr(request, "method", None), getattr(request, "uri", None)
+            return Unreadable(status, reason.format_map(vars(cfg)), method or "", target or "")
+    return None
+
+
+def answer_and_close(sock: Any, status: int, headers: Headers, body: bytes) -> None:
+    """Send a whole answer past the WSGI server, as the last one of its connection."""
+    lines = [f"HTTP/1.1 {status} {http.HTTPStatus(status).phrase}", "Connection: close"]
+    lines += [f"{name}: {value}" for name, value in headers]
+    lines += [f"Content-Length: {len(body)}", "\r\n"]
+    with contextlib.suppress(OSError):
+        send_all(sock, "\r\n".join(lines).encode("latin-1") + body)
+    linger({"ccproxy.linger": None}, sock)
 
 
 _VISIBLE = bytes([9, *range(32, 127), *range(128, 256)])

@@ -99,6 +99,68 @@ def test_malformed_chunks_late_in_an_upload(server: Server, upstream: ScriptedUp
     assert upstream.seen == []
 
 
+KEY = b"CANARYkey0123456789"
+UNREADABLE = [
+    (
+        b"GET /v1/models?key=" + KEY + b"\xc3\xa9 HTTP/1.1\r\nHost: a",
+        400,
+        "request line",
+        "/v1/models",
+    ),
+    (b"POST /v1beta/x?key=" + KEY + b" HTTP/3.0\r\nHost: a", 400, "HTTP/1.1", "/v1beta/x"),
+    (b"G@T /v1/models HTTP/1.1\r\nHost: " + KEY, 400, "method", ""),
+    (
+        b"GET /v1/models HTTP/1.1\r\nHost: a\r\nAuthorization Bearer " + KEY,
+        400,
+        "header",
+        "/v1/models",
+    ),
+    (
+        b"GET /v1/models HTTP/1.1\r\nHost: a\r\n" + KEY + b"(: x",
+        400,
+        "name of a header",
+        "/v1/models",
+    ),
+    (b"GET /v1/models HTTP/1.1\r\nHost: a\r\nx-api-key: a\r\n " + KEY, 400, "folded", "/v1/models"),
+    (b"GET /v1/models HTTP/1.1\r\nHost: a\r\nHost: " + KEY, 400, "twice", "/v1/models"),
+    (b"GET /v1/models HTTP/1.1\r\nHost: a\r\nExpect: " + KEY, 417, "100-continue", "/v1/models"),
+    (
+        b"POST /v1/messages HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: " + KEY,
+        501,
+        "coding",
+        "/v1/messages",
+    ),
+    (b"GET /v1/" + KEY * 500 + b" HTTP/1.1\r\nHost: a", 414, "8190", ""),
+    (b"GET /v1/models HTTP/1.1\r\nHost: a\r\nCookie: " + KEY * 8000, 431, "131072", "/v1/models"),
+    (
+        b"GET /v1/models HTTP/1.1\r\n" + b"a: b\r\n" * 201 + b"b: c",
+        431,
+        "200 headers",
+        "/v1/models",
+    ),
+]
+
+
+@pytest.mark.parametrize(("sent", "status", "reason", "path"), UNREADABLE)
+def test_what_cannot_be_read_is_answered_and_recorded(
+    server: Server, upstream: ScriptedUpstream, sent: bytes, status: int, reason: str, path: str
+) -> None:
+    """In the shape of the API, with a row, and with nothing of what may be a key."""
+    answer = exchange(server, sent + b"\r\n\r\n")
+
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 %d " % status)
+    error = json.loads(body)["error"]
+    assert reason in error["message"]
+    [record] = server.records(1)
+    assert (record["status_code"], record["path"]) == (status, path)
+    assert record["error_type"] == ("headers_too_large" if status == 431 else "bad_request")
+    assert record["error_message"] == error["message"]
+    assert f"x-ccproxy-request-id: {record['request_id']}".encode() in head
+    assert "CANARY" not in json.dumps(record) + server.log_path.read_text() + answer.decode()
+    assert upstream.seen == []
+
+
 def test_path_with_encoded_line_breaks_is_passed_on(
     server: Server, upstream: ScriptedUpstream
 ) -> None:
