@@ -54,6 +54,20 @@ def test_compressed_body(coding):
         assert (found.model, found.streaming) == ("gpt-test", True)
 
 
+@pytest.mark.parametrize(
+    ("model", "kept"),
+    [
+        ("sk-ant-api03-CANARY0123", "***"),
+        ("AIzaCANARY0123456789", "***"),
+        ("pplx-7b-chat", "pplx-7b-chat"),
+        ("xai-grok-4", "xai-grok-4"),
+    ],
+)
+def test_key_in_the_place_of_a_model(model, kept):
+    """A key that somebody took for a model's name is not kept; names like keys are."""
+    assert facts({"model": model}).model == kept
+
+
 def test_large_body():
     """Of megabytes of messages nothing is kept but the facts."""
     body = {"messages": [{"content": 'text "quoted" \\ ' * 100}] * 1500} | BODY

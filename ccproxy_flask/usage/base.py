@@ -30,6 +30,8 @@ SMALL_JSON = 64 << 10
 
 LONGEST_MESSAGE = 500
 _LONGEST_NAME = 200
+# Somebody's key in the place of a name. (Not all that looks like a key: `pplx-7b-chat` is a model.)
+_KEY_PREFIXES = ("sk-", "gsk_", "AIza", "eyJ", "Bearer ")
 _LARGEST_COUNT = 1 << 53
 
 
@@ -232,7 +234,7 @@ def name_of(value: object) -> str | None:
     """Return *value* where it is a name (of a model, of a reason), without control characters."""
     if not isinstance(value, str) or not value:
         return None
-    if len(value) <= _LONGEST_NAME and value.isprintable():
+    if len(value) <= _LONGEST_NAME and value.isprintable() and not value.startswith(_KEY_PREFIXES):
         return value
     return shortened(value, _LONGEST_NAME)
 
