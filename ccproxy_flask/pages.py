@@ -30,6 +30,7 @@ def init_app(app: Flask) -> None:
         app.register_blueprint(scrape)
     app.register_error_handler(404, _not_found)
     app.register_error_handler(405, _method_not_allowed)
+    app.register_error_handler(500, _defect)
 
 
 @health.get("/")
@@ -71,3 +72,8 @@ def _method_not_allowed(error: MethodNotAllowed) -> Response:
     )
     answer.allow.update(error.valid_methods or ())
     return answer
+
+
+def _defect(_error: HTTPException) -> Response:
+    message = "The server failed on this request; its log has the reason."
+    return access.error_response(500, "internal_error", message)

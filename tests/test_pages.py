@@ -15,9 +15,11 @@ def client_with(tmp_path):
     """Return a client of an application with given settings; everything is closed at the end."""
     apps = []
 
-    def make(**sections):
+    def make(store=None, **sections):
         observability = {"duckdb_path": tmp_path / "db", **sections.pop("observability", {})}
-        app = create_app(Settings.model_validate({"observability": observability, **sections}))
+        app = create_app(
+            Settings.model_validate({"observability": observability, **sections}), store
+        )
         apps.append(app)
         return app.test_client()
 
@@ -46,6 +48,17 @@ def test_pages_that_are_off_are_not_there(client_with):
         answer = client.get(path)
         assert answer.status_code == 404
         assert answer.get_json()["error"]["message"]
+
+
+def test_defect_is_json_too(client_with):
+    """What goes wrong inside is in the log; the client is told so, as of any other error."""
+    switched_on = {"logs_collection_enabled": True, "logs_endpoints_enabled": True}
+    client = client_with(store=object(), observability=switched_on)
+    client.application.logger.disabled = True
+    answer = client.get("/logs/status")
+    assert answer.status_code == 500
+    assert answer.get_json()["error"]["type"] == "internal_error"
+    assert answer.headers["x-ccproxy-request-id"]
 
 
 def test_metrics_are_text_for_prometheus(client_with):
