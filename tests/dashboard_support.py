@@ -17,7 +17,7 @@ from werkzeug.serving import make_server
 from ccproxy_flask import dashboard, tracing
 from ccproxy_flask.errors import StoreUnavailable
 from ccproxy_flask.journal import Feed, JournalWriter, Subscription
-from ccproxy_flask.journal.events import as_row
+from ccproxy_flask.journal.events import Event, as_row
 from ccproxy_flask.record import RequestRecord, new_request_id, to_json
 from ccproxy_flask.settings import Settings, load_settings
 from ccproxy_flask.store.base import (
@@ -178,6 +178,11 @@ class Site:
     def socket_url(self) -> str:
         """The WebSocket's address."""
         return f"ws://localhost:{self.port}/dashboard/ws"
+
+    def tell_anew(self) -> None:
+        """Let every viewer get a snapshot soon, as one that missed something does."""
+        for subscription in self.feed.subscriptions:
+            subscription.put([Event("overflow", {"missed": 1})])
 
     def finish(self, **fields: Any) -> RequestRecord:
         """Let a request begin and end, as a worker would, and return its record."""
