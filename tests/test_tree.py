@@ -25,7 +25,8 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 # by the modules it is declared for in pyproject.toml alone.
 HOMES = {
     "duckdb": {
-        f"store/{name}.py" for name in ("database", "duckdb", "schema", "selects", "statements")
+        f"store/{name}.py"
+        for name in ("database", "duckdb", "rewriting", "schema", "selects", "statements")
     },
     "genai_prices": {"usage/pricing.py"},
     "gunicorn": {"serving.py"},

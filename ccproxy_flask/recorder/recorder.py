@@ -47,8 +47,6 @@ _DRAIN_SECONDS = 10.0
 # The rest stays in the journal, for the recorder of the next parent.
 _ORPHAN_SECONDS = 0.3
 _LONGEST_PAUSE = 2.0
-# A question that comes while a smaller file takes the place of the database waits so long.
-_SWAP_SECONDS = 5.0
 _REMIND_SECONDS = 30.0
 _STARTING = "the recorder is starting"
 
@@ -69,8 +67,7 @@ class Recorder:
         self._ingesting = threading.Lock()
         kept = settings.observability
         self._retention = Retention(kept.retention_days, kept.retention_max_bytes)
-        self._in_place = threading.Event()
-        self._in_place.set()
+        self._shrinking: threading.Thread | None = None
         self._stopping = threading.Event()
         self._drain_seconds = _DRAIN_SECONDS
         self._reason: str | None = _STARTING
@@ -162,8 +159,8 @@ class Recorder:
         with self._ingesting:
             try:
                 moved = self._opened().step()
-                if not moved and self._store is not None and self._retention.step(self._store):
-                    self._shrink(self._store)
+                if not moved and self._store is not None:
+                    self._keep_small(self._store)
             except StoreDamaged as error:
                 self._in_trouble(error)
                 self._set_aside()
@@ -178,13 +175,25 @@ class Recorder:
             self._out_of_trouble()
             return moved
 
+    def _keep_small(self, store: DuckDBStore) -> None:
+        """Let old records go, and the file give their space back, which is done beside this."""
+        if self._shrinking is not None and self._shrinking.is_alive():
+            return
+        if self._retention.step(store):
+            self._shrinking = threading.Thread(
+                target=self._shrink, args=(store,), daemon=True, name="shrinking"
+            )
+            self._shrinking.start()
+
     def _shrink(self, store: DuckDBStore) -> None:
         try:
-            if store.shrink(self._in_place.clear):
-                self._close_store()
-                self._opened()
-        finally:
-            self._in_place.set()
+            store.shrink()
+        except StoreUnavailable as error:
+            log.warning("database_not_rewritten", reason=str(error))
+            self._retention.put_off()
+        except Exception:  # a defect here must not be tried again and again
+            log.exception("database_not_rewritten")
+            self._retention.put_off()
 
     def _opened(self) -> Ingest:
         if self._store is not None and not self._store.usable:
@@ -239,11 +248,12 @@ class Recorder:
         store, self._store, self._ingest = self._store, None, None
         if store is not None:
             store.close()
+        if self._shrinking is not None:
+            self._shrinking.join()
 
     # -- the store that it is ----------------------------------------------------------------------
 
     def _current(self) -> DuckDBStore:
-        self._in_place.wait(_SWAP_SECONDS)
         store = self._store
         if store is None:
             raise StoreUnavailable(self._reason or _STARTING)
@@ -292,7 +302,9 @@ class Recorder:
             store, ingest = self._current(), self._ingest
             while ingest is not None and ingest.step() and time.monotonic() < deadline:
                 pass
-            return store.reset()
+            deleted = store.reset()
+            self._retention.look_again()
+            return deleted
 
 
 class InProcess:

@@ -1,4 +1,4 @@
-"""Old records go: a few at a time, between two looks at the journal."""
+"""Old records go: a few at a time, between two looks at the journal. Their space follows."""
 
 from __future__ import annotations
 
@@ -15,20 +15,22 @@ log = structlog.get_logger(__name__)
 
 INTERVAL_SECONDS = 60.0
 """Between two looks, where the one before found nothing more to do."""
+AGAIN_SECONDS = 3600.0
+"""From a shrinking that failed to the next one."""
 
 
-class Shrinking(Protocol):
+class Retaining(Protocol):
     """The store, as far as it is needed here."""
 
     def retain(self, oldest: datetime | None, max_bytes: int | None) -> int:
         """Delete some rows; return how many."""
 
-    def is_wasteful(self) -> bool:
-        """Tell whether the file has much space to give back."""
-
 
 class Retention:
-    """Keeps records for *days*, and as many as fit into *max_bytes*; None: no bound."""
+    """Keeps records for *days*, and as many as fit into *max_bytes*; None: no bound.
+
+    All but :meth:`put_off` and :meth:`look_again` is for one thread.
+    """
 
     def __init__(
         self,
@@ -39,20 +41,41 @@ class Retention:
         self._days, self._max_bytes, self._clock = days, max_bytes, clock
         self._next_at = clock()
         self._deleted = 0
+        self._shrink_from = clock()
+        self._emptier = True
+        """The file may have space to give back; at first because of who had it open before."""
 
-    def step(self, store: Shrinking) -> bool:
+    def step(self, store: Retaining) -> bool:
         """Do one small part of what there is to do; return True where the store had better shrink
         its file now. Raises StoreUnavailable."""
-        if (self._days is None and self._max_bytes is None) or self._clock() < self._next_at:
+        if self._clock() < self._next_at:
             return False
-        oldest = datetime.now(UTC) - timedelta(days=self._days) if self._days is not None else None
-        deleted = store.retain(oldest, self._max_bytes)
+        deleted = self._retain(store)
         self._deleted += deleted
         if deleted:
             return False
         expired, self._deleted = self._deleted, 0
         self._next_at = self._clock() + INTERVAL_SECONDS
-        if not expired:
+        if expired:
+            log.info("records_expired", count=expired)
+            self._emptier = True
+        if not self._emptier or self._clock() < self._shrink_from:
             return False
-        log.info("records_expired", count=expired)
-        return store.is_wasteful()
+        self._emptier = False
+        return True
+
+    def _retain(self, store: Retaining) -> int:
+        if self._days is None and self._max_bytes is None:
+            return 0
+        oldest = datetime.now(UTC) - timedelta(days=self._days) if self._days is not None else None
+        return store.retain(oldest, self._max_bytes)
+
+    def look_again(self) -> None:
+        """Let the next step be at once, and the file shrink: all records were deleted."""
+        self._emptier = True
+        self._next_at = self._clock()
+
+    def put_off(self) -> None:
+        """Let the file be as it is for a while: it could not shrink."""
+        self._emptier = True
+        self._shrink_from = self._clock() + AGAIN_SECONDS

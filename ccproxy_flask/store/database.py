@@ -16,6 +16,7 @@ from ccproxy_flask.errors import StoreUnavailable
 
 from . import schema
 from .base import RowsRefused, StoreDamaged
+from .rewriting import Abandoned, Copy, folder_for, remove_remains
 from .statements import BLOCKS, SPACE, number_in, quoted
 
 if TYPE_CHECKING:
@@ -38,7 +39,13 @@ _DAMAGE = (
     "Could not read enough bytes",
     "Failed to deserialize",
 )
+_YOUNG_SECONDS = 0.5
+_LOOK_SECONDS = 0.1
 _LAST_ANSWERS_SECONDS = 2.0
+# A question that comes while a smaller file takes the place of the database waits so long.
+_SWAP_SECONDS = 5.0
+# For so long the swap waits for long questions to end: longer than the longest may take.
+_PATIENCE_SECONDS = 960.0
 LEAST_FREE = 64 << 20
 """Less free space than this stays in the file for what comes."""
 
@@ -60,9 +67,18 @@ class Database:
         """…or not even that."""
         self._allow = allow
         self._writing = threading.Lock()
-        self._active: set[duckdb.DuckDBPyConnection] = set()
+        self._asking = threading.Lock()
+        """Held while a question begins, and by who wants none to begin."""
+        self._active: dict[duckdb.DuckDBPyConnection, tuple[float, float]] = {}
+        """The questions that run: when each began, and how many seconds it may take."""
+        self._rewriting = threading.Lock()
+        """Held before the others, by who rewrites the file and by who wants nobody to."""
+        self._abandoned = threading.Event()
+        self._copy: Copy | None = None
+        self._allowed: Sequence[str] | None = None
         self._connection = self._opened()
         self._inode = self.path.stat().st_ino
+        remove_remains(path)
 
     # -- opening -----------------------------------------------------------------------------------
 
@@ -71,16 +87,17 @@ class Database:
         mask = os.umask(0o077)
         try:
             connection = duckdb.connect(str(self.path), config=self._config())
-            if _wastes(connection):
-                connection = self._rewritten(connection)
         except duckdb.Error as error:
             raise self._translated(error) from error
         finally:
             os.umask(mask)
         try:
             # No statement, whoever wrote it, opens another file or changes these settings.
-            allowed = ", ".join(quoted(path) for path in self._allow())
-            connection.execute(f"SET allowed_paths = [{allowed}]")
+            self._allowed = self._allow() if self._allowed is None else self._allowed
+            connection.execute(f"SET allowed_paths = {_list_of(self._allowed)}")
+            connection.execute(
+                f"SET allowed_directories = {_list_of([str(folder_for(self.path))])}"
+            )
             connection.execute("SET enable_external_access = false")
             connection.execute("SET lock_configuration = true")
             schema.migrate(connection)
@@ -92,36 +109,13 @@ class Database:
             raise
         return connection
 
-    def _rewritten(self, connection: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyConnection:
-        """Put a copy without free space in the place of the file; return a connection to it.
-
-        DuckDB gives back only what is free at the end of a file, which its own tables keep in use.
-        """
-        began = self.path.stat().st_size
-        copy = self._beside(".copy")
-        copy.unlink(missing_ok=True)
-        try:
-            _copy_database(connection, copy)
-        except duckdb.Error as error:  # no room for it: the file stays as it is
-            log.warning("database_not_rewritten", reason=first_line(str(error)))
-            with suppress(duckdb.Error):  # it may not have been attached
-                connection.execute("DETACH ccproxy_copy")
-            copy.unlink(missing_ok=True)
-            return connection
-        connection.close()
-        if self._beside(".wal").exists():
-            copy.unlink()
-        else:
-            copy.replace(self.path)
-            log.info("database_rewritten", before=began, after=self.path.stat().st_size)
-        return duckdb.connect(str(self.path), config=self._config())
-
     def is_in_place(self) -> bool:
         """False where the file was removed or replaced under our hands."""
-        try:
-            return self.path.stat().st_ino == self._inode
-        except OSError:
-            return False
+        with self._writing:
+            try:
+                return self.path.stat().st_ino == self._inode
+            except OSError:
+                return False
 
     def _config(self) -> dict[str, Any]:
         return {
@@ -139,10 +133,14 @@ class Database:
     def close(self) -> None:
         """Break off what runs, write everything into the database file, and let go of it."""
         self.usable = False
+        with self.unrewritten():
+            self._break_off()
+            with self._writing:
+                self._connection.close()
+
+    def _break_off(self) -> None:
         for cursor in list(self._active):
-            cursor.interrupt()
-        with self._writing:
-            self._connection.close()
+            _interrupt(cursor)
 
     # -- use ---------------------------------------------------------------------------------------
 
@@ -173,14 +171,9 @@ class Database:
     @contextmanager
     def questions(self, seconds: float | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
         """A connection of its own for one thread, to read with, for a bounded time."""
-        self._refuse_if_unusable()
-        try:
-            cursor = self._connection.cursor()
-        except duckdb.Error as error:
-            raise self._translated(error) from error
-        alarm = threading.Timer(seconds or QUERY_SECONDS, cursor.interrupt)
+        cursor = self._begun(seconds or QUERY_SECONDS)
+        alarm = threading.Timer(seconds or QUERY_SECONDS, _interrupt, [cursor])
         alarm.daemon = True
-        self._active.add(cursor)
         alarm.start()
         try:
             yield cursor
@@ -188,8 +181,22 @@ class Database:
             raise self._translated(error) from error
         finally:
             alarm.cancel()
-            self._active.discard(cursor)
             cursor.close()
+            del self._active[cursor]
+
+    def _begun(self, seconds: float) -> duckdb.DuckDBPyConnection:
+        """Return a cursor that is *active* for so long at most, when a swap of files is over."""
+        if not self._asking.acquire(timeout=_SWAP_SECONDS):
+            raise StoreUnavailable("the database is being opened again", 5)
+        try:
+            self._refuse_if_unusable()
+            cursor = self._connection.cursor()
+            self._active[cursor] = (time.monotonic(), seconds)
+        except duckdb.Error as error:
+            raise self._translated(error) from error
+        finally:
+            self._asking.release()
+        return cursor
 
     def _refuse_if_unusable(self) -> None:
         if not self.usable:
@@ -214,88 +221,130 @@ class Database:
 
     def is_wasteful(self) -> bool:
         """Tell whether most of the file is free, or taken by rows that are gone."""
-        self.checkpoint()
+        live, wasted = self._space()
+        return wasted >= LEAST_FREE and wasted > live
+
+    def _space(self) -> tuple[int, int]:
+        """Return how many bytes of the file are of use, and how many are not."""
         with self.questions() as cursor:
             rows = number_in(cursor.execute("SELECT count(*) FROM access_logs"))
             [(used, kept)] = cursor.execute(SPACE).fetchall()
             [(_, free)] = cursor.execute(BLOCKS).fetchall()
-        # While questions run, DuckDB keeps the place of deleted rows.
+        # DuckDB keeps the place of deleted rows for a while.
         gone = int(used * (1 - rows / kept)) if kept else 0
-        return bool(free + gone >= LEAST_FREE and free + gone > used - gone)
+        return used - gone, free + gone
 
-    def shrink(self, before_swap: Callable[[], None]) -> bool:
+    def shrink(self) -> bool:
         """Give the free space of the file back, where most of it is free; True where that was done.
 
-        A copy is made while questions go on; then, after *before_swap* was called, the copy takes
-        the file's place, and this store is no longer *usable*: open another one at once. Nothing
-        is written meanwhile.
+        Rows are appended and questions answered meanwhile; both wait for a moment at the end. False
+        also where close() or :meth:`unrewritten` ended it. Raises StoreUnavailable where there can
+        be no copy, for which there must be room: the file stays as it is.
         """
-        if not self.is_wasteful():
-            return False
-        with self._writing:
-            copy = self._without_waste()
-            if copy is None:
+        with self._rewriting:
+            self._abandoned.clear()
+            if not self.usable or not self.is_wasteful():
                 return False
-            before_swap()
-            deadline = time.monotonic() + _LAST_ANSWERS_SECONDS
-            while self._active and time.monotonic() < deadline:
-                time.sleep(0.01)
-            self.usable = False
-            for cursor in list(self._active):
-                cursor.interrupt()
-            self._connection.close()
             before = self.path.stat().st_size
-            if self._beside(".wal").exists():  # the old file's; the new one must not read it
-                copy.unlink()
-                return True
-            copy.replace(self.path)
+            try:
+                self._refuse_without_room()
+                with Copy(self._connection, self.path, self._abandoned) as self._copy:
+                    self._rewrite(self._copy)
+            except Abandoned:
+                return False
+            except OSError as error:
+                raise StoreUnavailable(f"{error.strerror}: {error.filename}") from error
+            except duckdb.Error as error:
+                if self._abandoned.is_set():
+                    return False
+                raise self._translated(error) from error
         log.info("database_rewritten", before=before, after=self.path.stat().st_size)
         return True
 
-    def _without_waste(self) -> Path | None:
-        """Return a copy of the file that has no free space; None where there can be none now."""
-        # A copy of the copy: DuckDB lets nobody open the file twice. The log of what has not gone
-        # into the file yet belongs to it.
-        source, log_of_source, copy = (self._beside(end) for end in (".old", ".old.wal", ".copy"))
-        mask = os.umask(0o077)
+    def _refuse_without_room(self) -> None:
+        live, _ = self._space()
+        needed, free = live + LEAST_FREE, shutil.disk_usage(self.path.parent).free
+        if free < needed:
+            raise StoreUnavailable(f"a copy needs {needed} bytes of the disk, {free} are free")
+
+    def _rewrite(self, copy: Copy) -> None:
+        copy.make()
+        copy.catch_up()
+        with self._calm(copy), self._writing:
+            copy.finish()
+            self._connection.close()
+            try:
+                if self._has_log():  # the old file's; the new one must not read it
+                    raise StoreUnavailable("the database could not be closed")
+                copy.put_in_place()
+            finally:
+                self._open_again()
+
+    def _has_log(self) -> bool:
+        return any(
+            each.with_name(each.name + ".wal").exists() for each in (self.path, self.path.resolve())
+        )
+
+    def _open_again(self) -> None:
         try:
-            for path in (source, log_of_source, copy):
-                path.unlink(missing_ok=True)
-            shutil.copyfile(self.path, source)
-            with suppress(FileNotFoundError):
-                shutil.copyfile(self._beside(".wal"), log_of_source)
-            with duckdb.connect(str(source), config=self._config()) as connection:
-                _copy_database(connection, copy)
-        except (duckdb.Error, OSError) as error:  # no room for it: the file stays as it is
-            log.warning("database_not_rewritten", reason=first_line(str(error)))
-            copy.unlink(missing_ok=True)
-            return None
+            self._connection = self._opened()
+            self._inode = self.path.stat().st_ino
+        except (StoreUnavailable, OSError):
+            self.usable = False
+            raise
+
+    @contextmanager
+    def _calm(self, copy: Copy) -> Iterator[None]:
+        """Let no question begin, when those that run have ended; long ones are waited for."""
+        deadline = time.monotonic() + _PATIENCE_SECONDS
+        while True:
+            while self._is_busy() and time.monotonic() < deadline:
+                copy.pause(_LOOK_SECONDS)
+            copy.catch_up()
+            with self._asking:
+                if self._has_ended(broken_off=time.monotonic() >= deadline):
+                    yield
+                    return
+
+    def _is_busy(self) -> bool:
+        """Tell whether a question runs that will take long, or has."""
+        now = time.monotonic()
+        return any(
+            seconds > QUERY_SECONDS or now - began > _YOUNG_SECONDS
+            for began, seconds in list(self._active.values())
+        )
+
+    def _has_ended(self, *, broken_off: bool) -> bool:
+        """Tell whether all questions end within a moment; by force, where they are *broken_off*."""
+        deadline = time.monotonic() + _LAST_ANSWERS_SECONDS
+        while self._active and time.monotonic() < deadline:
+            if broken_off:
+                self._break_off()
+            time.sleep(0.005)
+        if self._active and broken_off:
+            raise StoreUnavailable("a question does not end")
+        return not self._active
+
+    @contextmanager
+    def unrewritten(self) -> Iterator[None]:
+        """End the shrinking that goes on, and let none begin meanwhile."""
+        while not self._rewriting.acquire(timeout=_LOOK_SECONDS):
+            self._abandoned.set()
+            if self._copy is not None:
+                self._copy.interrupt()
+        try:
+            yield
         finally:
-            os.umask(mask)
-            source.unlink(missing_ok=True)
-            log_of_source.unlink(missing_ok=True)
-        return copy
-
-    def _beside(self, ending: str) -> Path:
-        return self.path.with_name(self.path.name + ending)
-
-    def checkpoint(self) -> None:
-        try:
-            self._connection.execute("CHECKPOINT")
-        except duckdb.Error as error:  # queries are running; the next checkpoint makes room
-            log.info("checkpoint_put_off", error=str(error))
+            self._rewriting.release()
 
 
-def _copy_database(connection: duckdb.DuckDBPyConnection, copy: Path) -> None:
-    [(name,)] = connection.execute("SELECT current_database()").fetchall()
-    connection.execute(f"ATTACH {quoted(str(copy))} AS ccproxy_copy")
-    connection.execute(f'COPY FROM DATABASE "{name}" TO ccproxy_copy')
-    connection.execute("DETACH ccproxy_copy")
+def _interrupt(cursor: duckdb.DuckDBPyConnection) -> None:
+    with suppress(duckdb.ConnectionException):  # it has just ended by itself
+        cursor.interrupt()
 
 
-def _wastes(connection: duckdb.DuckDBPyConnection) -> bool:
-    [(used, free)] = connection.execute(BLOCKS).fetchall()
-    return bool(free >= LEAST_FREE and free > used)
+def _list_of(texts: Sequence[str]) -> str:
+    return "[" + ", ".join(quoted(text) for text in texts) + "]"
 
 
 def first_line(text: str) -> str:

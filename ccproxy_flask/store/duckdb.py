@@ -144,18 +144,25 @@ class DuckDBStore(Database):
 
     def reset(self) -> int:
         """Delete all rows and return how many there were."""
-        with self.transaction() as cursor:
-            deleted = number_in(cursor.execute("DELETE FROM access_logs"))
-        self.checkpoint()
-        return deleted
+        with self.unrewritten(), self.transaction() as cursor:
+            return number_in(cursor.execute("DELETE FROM access_logs"))
 
     def retain(self, oldest: datetime | None, max_bytes: int | None) -> int:
         """Delete some of the rows that are older than *oldest*, or that are too many for
-        *max_bytes* of data; return how many. 0: there are none left to delete.
+        *max_bytes* of data; return how many. 0: there are none left to delete, or it is not the
+        time for it, because the file is being rewritten.
 
         Deletes few at a time, so that nobody waits for it: call it again. New rows take the space
-        that is free then; where :meth:`is_wasteful`, opening the file again makes it smaller.
+        that is free then; where :meth:`is_wasteful`, :meth:`shrink` makes the file smaller.
         """
+        if not self._rewriting.acquire(blocking=False):
+            return 0
+        try:
+            return self._retain(oldest, max_bytes)
+        finally:
+            self._rewriting.release()
+
+    def _retain(self, oldest: datetime | None, max_bytes: int | None) -> int:
         surplus = self._surplus(max_bytes) if max_bytes is not None else 0
         before = oldest.astimezone(UTC).replace(tzinfo=None) if oldest is not None else None
         step = min(surplus, STEP_ROWS) if surplus else STEP_ROWS

@@ -34,8 +34,13 @@ ENTRIES = _sql("queries/entries.sql").replace("/*columns*/", SHOWN)
 TOTALS = _sql("queries/totals.sql")
 ANALYTICS = _sql("queries/analytics.sql")
 RETAIN = _sql("queries/retain.sql")
+# Of this database alone: a copy of it may be attached.
+TABLES = "SELECT table_name FROM duckdb_tables() WHERE database_name = current_database()"
 SPACE = _sql("queries/space.sql")
-BLOCKS = "SELECT block_size * used_blocks, block_size * free_blocks FROM pragma_database_size()"
+BLOCKS = (
+    "SELECT block_size * used_blocks, block_size * free_blocks FROM pragma_database_size() "
+    "WHERE database_name = current_database()"
+)
 # Parquet has types of its own for times and money; the others are text.
 EXPORTS = {
     "csv": ("FORMAT csv, HEADER", SHOWN),
@@ -72,13 +77,10 @@ def set_marks(cursor: duckdb.DuckDBPyConnection, marks: Sequence[Mark]) -> None:
 def add_counts(cursor: duckdb.DuckDBPyConnection, counts: Mapping[str, int]) -> None:
     """Add *counts* to those of the same names."""
     for name, number in counts.items():
-        changed = number_in(
-            cursor.execute(
-                "UPDATE journal_counts SET value = value + ? WHERE name = ?", [number, name]
-            )
-        )
-        if not changed:
-            cursor.execute("INSERT INTO journal_counts VALUES (?, ?)", [name, number])
+        found = cursor.execute("DELETE FROM journal_counts WHERE name = ? RETURNING value", [name])
+        # No UPDATE: after one, DuckDB makes no checkpoint while an older transaction is open.
+        known = sum(value for (value,) in found.fetchall())
+        cursor.execute("INSERT INTO journal_counts VALUES (?, ?)", [name, known + number])
 
 
 _COMPARISONS = {

@@ -7,3 +7,4 @@ SELECT
         WHERE column_name = 'request_id' AND segment_type = 'VARCHAR'
     )
 FROM pragma_database_size()
+WHERE database_name = current_database()
