@@ -97,15 +97,14 @@ def test_row_is_there_within_a_second(tmp_path, settings, writer, remote):
 
 
 def test_files_are_private(tmp_path, settings, writer, remote):
-    """The socket, the lock and the database are for this user alone."""
+    """The socket, the lock, and the database with its log are for this user alone."""
     with recorder_process(tmp_path):
-        wait_until(lambda: row_count(remote) == 0)
+        writer.end(make_record())
+        wait_until(lambda: row_count(remote) == 1)
         assert stat.S_ISSOCK(settings.recorder_socket.stat().st_mode)
-        for path in (
-            settings.recorder_socket,
-            settings.journal_directory / "recorder.lock",
-            settings.duckdb_path,
-        ):
+        wal = settings.duckdb_path.with_name(settings.duckdb_path.name + ".wal")
+        lock = settings.journal_directory / "recorder.lock"
+        for path in (settings.recorder_socket, lock, settings.duckdb_path, wal):
             assert path.stat().st_mode & 0o077 == 0, path
 
 

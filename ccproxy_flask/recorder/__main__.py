@@ -41,6 +41,7 @@ def main() -> int:
     except SettingsError as error:
         sys.stderr.write(f"ccproxy_flask.recorder: {error}\n")
         return _CANNOT_START
+    os.umask(0o077)  # DuckDB makes files of its own
     os.nice(5)  # records can wait for a moment; requests cannot
     writer = logging.set_up(settings.logging)
     # Shared with the workers through PROMETHEUS_MULTIPROC_DIR, where the parent has set it.
