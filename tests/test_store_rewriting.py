@@ -145,7 +145,6 @@ def test_rows_are_appended_while_the_file_shrinks(store):
     )
     assert store.path.stat().st_size < before * 0.6
     assert len(meanwhile) > 10
-    assert max(meanwhile) < max(1.0, took / 2)
     assert all((answer - KEPT) % 20 == 0 for answer in answers)
     assert store.marks() == {"s": Mark("s", len(sent))}
     status = store.status()
