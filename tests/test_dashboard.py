@@ -180,11 +180,12 @@ class TestSocket:
 
     def test_snapshot_is_of_one_moment(self, site: Site, watch: Any) -> None:
         """What is stored while a snapshot is made is in its figures and in its rows, or in none."""
-        site.store.arriving.append(make_record())
+        site.store.keep(make_record())
+        site.store.arriving.append(make_record(ago=30))  # a long one, that ends just now
 
         data = json.loads(watch().recv())["data"]
 
-        assert len(data["entries"]) == data["totals"]["total_requests"] == 1
+        assert len(data["entries"]) == data["totals"]["total_requests"] == 2
 
     def test_no_more_than_a_hundred_rows(self, site: Site, watch: Any) -> None:
         """The snapshot has the last 100 rows, newest first."""

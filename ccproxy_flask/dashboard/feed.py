@@ -146,10 +146,11 @@ class _Viewer:
     def _stored(self, since: datetime) -> dict[str, Any]:
         if self._store is None:
             raise StoreUnavailable("no store is configured")
+        totals = self._store.totals(LogFilter(start_time=since))
         for _ in range(_TRIES):
             rows = self._store.query(LogFilter(), ENTRIES).rows
-            totals = self._store.totals(LogFilter(start_time=since))
-            if self._store.query(LogFilter(), 1).rows == rows[:1]:
+            before, totals = totals, self._store.totals(LogFilter(start_time=since))
+            if totals.total_requests == before.total_requests:
                 break  # else more came in between: the figures are not of these rows
         return {"totals": totals, "entries": [texts.row(one) for one in rows]}
 
