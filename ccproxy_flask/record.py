@@ -89,6 +89,9 @@ COLUMN_TYPES: dict[str, type] = {
 }
 """The Python type of each column; every column but the first two may be None in the store."""
 
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+"""The methods of HTTP that are in use."""
+
 PUBLISHED_COLUMNS: tuple[str, ...] = COLUMNS[:20]
 
 

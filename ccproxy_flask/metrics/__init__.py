@@ -1,7 +1,6 @@
 """Figures for Prometheus: what is counted (``collectors``), and where that is kept (``shared``)."""
 
 from .collectors import (
-    METHODS,
     OTHER,
     SHARED_DIRECTORY,
     UNKNOWN,
@@ -12,7 +11,6 @@ from .collectors import (
 )
 
 __all__ = [
-    "METHODS",
     "OTHER",
     "SHARED_DIRECTORY",
     "UNKNOWN",

@@ -15,6 +15,7 @@ import prometheus_flask_exporter
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, multiprocess, values
 
 from ..errors import ERROR_TYPES
+from ..record import METHODS
 from .shared import SharedValue
 
 if TYPE_CHECKING:
@@ -27,11 +28,10 @@ SHARED_DIRECTORY = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
 """Where the processes of this service share their figures, while it runs. None: they do not."""
 
 if SHARED_DIRECTORY is not None:
-    values.ValueClass = SharedValue  # the library's own door
+    values.ValueClass = SharedValue  # where the library looks for it
 
 OTHER = "other"
 UNKNOWN = "unknown"
-METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _TOKEN_TYPES = {
     "tokens_input": "input",
     "tokens_output": "output",

@@ -17,8 +17,9 @@ from prometheus_client.mmap_dict import MmapedDict, mmap_key
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-# Of the system, not of gevent: it is held for less than a microsecond, and never across a wait.
-_new_lock = monkey.get_original("_thread", "allocate_lock")
+# Of the system, not of gevent: nothing that is done with it switches to another greenlet. It may be
+# taken twice, as by a finalizer that counts something in the middle of a count.
+_new_lock = monkey.get_original("_thread", "RLock")
 
 
 class _Files:
