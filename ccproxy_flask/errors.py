@@ -9,6 +9,7 @@ The tree::
     │   ├── NotAllowed         403
     │   ├── UpgradeRequired    426
     │   ├── BadRequest         400
+    │   ├── Unreadable         400 (or 403, 414, 417, 431, 501)  not HTTP as it is spoken here
     │   ├── HeadersTooLarge    431
     │   ├── BodyTooLarge       413
     │   ├── UpstreamUnreachable 502  no connection: refused, no such host, TLS refused
@@ -150,6 +151,19 @@ class HeadersTooLarge(ProxyError):
     error_type = "headers_too_large"
 
 
+class Unreadable(ProxyError):
+    """The request is not HTTP as it is spoken here; *status* says in which way."""
+
+    status = 400
+    error_type: ErrorType = "bad_request"
+
+    def __init__(self, message: str, status: int = 400) -> None:
+        super().__init__(message)
+        self.status = status
+        if status == HeadersTooLarge.status:
+            self.error_type = HeadersTooLarge.error_type
+
+
 class UpstreamUnreachable(ProxyError):
     """No connection to the upstream could be made."""
 
@@ -190,21 +204,16 @@ def error_type_of_status(status: int) -> ErrorType | None:
 # The type names of the providers' own error objects
 # (Anthropic "Errors", OpenAI "Error codes", Google API "google.rpc.Code"; 2026-11).
 _ANTHROPIC_TYPES = {
-    400: "invalid_request_error",
     403: "permission_error",
     404: "not_found_error",
     413: "request_too_large",
-    426: "invalid_request_error",
-    431: "invalid_request_error",
     504: "timeout_error",
 }
 _GOOGLE_CODES = {
-    400: "INVALID_ARGUMENT",
     403: "PERMISSION_DENIED",
     404: "NOT_FOUND",
-    413: "INVALID_ARGUMENT",
     426: "FAILED_PRECONDITION",
-    431: "INVALID_ARGUMENT",
+    501: "UNIMPLEMENTED",
     502: "UNAVAILABLE",
     504: "DEADLINE_EXCEEDED",
 }
@@ -213,8 +222,9 @@ _GOOGLE_CODES = {
 def error_body(dialect: Dialect, error: ProxyError, request_id: str) -> bytes:
     """Return the JSON body that makes the SDK of *dialect* raise the exception for *error*."""
     message = str(error)
+    kind = "invalid_request_error" if error.status < 500 else "api_error"
     if dialect == "anthropic":
-        kind = _ANTHROPIC_TYPES.get(error.status, "api_error")
+        kind = _ANTHROPIC_TYPES.get(error.status, kind)
         return orjson.dumps(
             {
                 "type": "error",
@@ -223,9 +233,9 @@ def error_body(dialect: Dialect, error: ProxyError, request_id: str) -> bytes:
             }
         )
     if dialect == "gemini":
-        status = _GOOGLE_CODES.get(error.status, "INTERNAL")
+        other = "INVALID_ARGUMENT" if error.status < 500 else "INTERNAL"
+        status = _GOOGLE_CODES.get(error.status, other)
         return orjson.dumps({"error": {"code": error.status, "message": message, "status": status}})
-    kind = "invalid_request_error" if error.status < 500 else "api_error"
     return orjson.dumps(
         {"error": {"message": message, "type": kind, "code": error.error_type, "param": None}}
     )

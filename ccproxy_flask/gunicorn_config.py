@@ -73,7 +73,8 @@ forwarded_allow_ips = "*"
 secure_scheme_headers: dict[str, str] = {}
 permit_unconventional_http_method = True
 control_socket_disable = True
-loglevel = "warning" if _loaded.logging.level != "debug" else "debug"
+# Never gunicorn's "debug": there it shows what clients send, with their keys.
+loglevel = "warning" if _loaded.logging.level != "debug" else "info"
 
 # Must be set before the first import of the Prometheus library, here and in the workers.
 _owns_metrics = "PROMETHEUS_MULTIPROC_DIR" not in os.environ
@@ -119,14 +120,15 @@ def post_fork(_server: Any, _worker: Any) -> None:
 
 
 def post_worker_init(worker: Any) -> None:
-    """Write answers as they came, and end the watchers' connections when the worker stops."""
+    """Let gunicorn read, write and refuse as we do; end watchers when the worker stops."""
     # Only now: sockets must be gevent's before they are imported.
-    from .proxy.refusal import refuser  # noqa: PLC0415  after the patching
+    from . import tracing  # noqa: PLC0415  after the patching
+    from .proxy.refusal import error_answers  # noqa: PLC0415  after the patching
 
     serving.install()
     _settle(worker.cfg)
     worker.handle = serving.connections.watched(worker.handle)
-    worker.handle_error = refuser(worker.cfg, worker.wsgi.extensions["ccproxy.tracing"])
+    worker.handle_error = error_answers(worker.cfg, worker.wsgi.extensions[tracing.EXTENSION])
     parts = worker.wsgi.extensions["ccproxy.parts"]
     threading.Thread(target=_end_with, args=(worker, parts), daemon=True).start()
 

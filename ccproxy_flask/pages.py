@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from flask import Blueprint, Flask, Response, current_app, redirect, request
 
-from . import __version__, access, tracing
+from . import __version__, access, serving, tracing
 
 if TYPE_CHECKING:
     from werkzeug.exceptions import HTTPException, MethodNotAllowed
@@ -30,6 +30,7 @@ def init_app(app: Flask) -> None:
         app.register_blueprint(scrape)
     app.register_error_handler(404, _not_found)
     app.register_error_handler(405, _method_not_allowed)
+    app.register_error_handler(serving.ParseException, _malformed)
     app.register_error_handler(500, _defect)
 
 
@@ -72,6 +73,11 @@ def _method_not_allowed(error: MethodNotAllowed) -> Response:
     )
     answer.allow.update(error.valid_methods or ())
     return answer
+
+
+def _malformed(_error: Exception) -> Response:
+    serving.close_after_answer(request.environ)
+    return access.error_response(400, "bad_request", "The request body is malformed.")
 
 
 def _defect(_error: HTTPException) -> Response:

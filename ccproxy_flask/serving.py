@@ -12,19 +12,27 @@ import functools
 import http
 import os
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from gunicorn.http import errors, message, parser, wsgi
+
+from .errors import Unreadable
+from .record import METHODS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 Headers = list[tuple[str, str]]
+ParseException = errors.ParseException
+"""What gunicorn raises where a request, or the body that a view reads, is malformed."""
 
 
 class WireHeaders(list[tuple[str, str]]):
     """Answer headers to which nothing may be added."""
+
+
+LONGEST_HEAD = 256 << 10
 
 
 class PlainRequest(message.Request):  # type: ignore[misc]  # gunicorn is untyped
@@ -33,17 +41,22 @@ class PlainRequest(message.Request):  # type: ignore[misc]  # gunicorn is untype
     As soon as one is not, gunicorn's own code reads them all: what it refuses is refused.
     """
 
-    method: str | None = None
-    uri: str | None = None
+    max_buffer_headers: int
     wire_headers: Headers | None = None
     """All headers with lower-case names, where they were plain ones."""
 
     def __init__(self, *args: Any) -> None:
         try:
             super().__init__(*args)
-        except errors.ParseException as error:
+        except ParseException as error:
             error.unread = self  # for unreadable()
             raise
+
+    def parse(self, unreader: Any) -> Any:
+        """Read the head; as much of it as :data:`LONGEST_HEAD`."""
+        # While a head goes on, gunicorn looks through all of it again at each piece that comes.
+        self.max_buffer_headers = min(self.max_buffer_headers, LONGEST_HEAD)
+        return super().parse(unreader)
 
     def parse_headers(self, data: bytes, from_trailer: bool = False) -> Headers:
         """Return the headers in *data*, with upper-case names."""
@@ -61,8 +74,8 @@ class PlainRequest(message.Request):  # type: ignore[misc]  # gunicorn is untype
         longest = self.limit_request_field_size - len("\r\n")
         upper, lower, once = [], [], set()
         for line in lines:
-            name, _colon, value = line.partition(":")
-            names = _plain_name(name) if len(name) <= _LONGEST_NAME else None
+            name, colon, value = line.partition(":")
+            names = _plain_name(name) if colon and len(name) <= _LONGEST_NAME else None
             if names is None or names[0] in once or len(line) > longest:
                 return None
             value = value.strip(" \t")
@@ -74,26 +87,17 @@ class PlainRequest(message.Request):  # type: ignore[misc]  # gunicorn is untype
         return upper
 
 
-class Unreadable(NamedTuple):
-    """Why a request could not be read, and what was read of it."""
-
-    status: int
-    reason: str
-    """Quotes nothing of the request: whatever stands there may be a secret."""
-    method: str
-    target: str
-
-
+_TOO_LARGE = (
+    "over {limit_request_fields} headers, over {limit_request_field_size} bytes in one, or over "
+    f"{LONGEST_HEAD} in all"
+)
 # The first kind that fits counts.
 _UNREADABLE: tuple[tuple[type[Exception], int, str], ...] = (
     (errors.LimitRequestLine, 414, "the request line is longer than {limit_request_line} bytes"),
-    (
-        errors.LimitRequestHeaders,
-        431,
-        "over {limit_request_fields} headers, or over {limit_request_field_size} bytes in one",
-    ),
+    (errors.LimitRequestHeaders, 431, _TOO_LARGE),
     (errors.UnsupportedTransferCoding, 501, "the body has a transfer coding that is not known"),
     (errors.ExpectationFailed, 417, "no expectation but 100-continue can be met"),
+    (errors.ForbiddenProxyRequest, 403, "the PROXY protocol is not for this address to speak"),
     (errors.InvalidRequestLine, 400, "the request line is not valid HTTP"),
     (errors.InvalidRequestMethod, 400, "the method is not a valid one of HTTP"),
     (errors.InvalidHTTPVersion, 400, "only HTTP/1.0 and HTTP/1.1 are spoken here"),
@@ -104,28 +108,47 @@ _UNREADABLE: tuple[tuple[type[Exception], int, str], ...] = (
         400,
         "a header is not valid HTTP, or stands there twice, or contradicts another one",
     ),
-    (errors.ParseException, 400, "the request is not valid HTTP"),
+    (ParseException, 400, "the request is not valid HTTP"),
 )
 
 
-def unreadable(error: BaseException, cfg: Any) -> Unreadable | None:
-    """Return what *error* of gunicorn's parser means, None where it is another error."""
-    for kind, status, reason in _UNREADABLE:
-        if isinstance(error, kind):
-            request = getattr(error, "unread", None)
-            method, target = getattr(request, "method", None), getattr(request, "uri", None)
-            return Unreadable(status, reason.format_map(vars(cfg)), method or "", target or "")
-    return None
+def unreadable(error: BaseException, cfg: Any) -> tuple[Unreadable, str, str] | None:
+    """Return what is wrong with the head of a request that was refused with *error*, its method
+    and its target; None where *error* is about something else.
+
+    Method and target are "" unless they are what they should be: whatever stands in their place
+    may be a secret.
+    """
+    request = getattr(error, "unread", None)
+    if request is None:
+        return None
+    status, reason = next(
+        (status, reason) for kind, status, reason in _UNREADABLE if isinstance(error, kind)
+    )
+    problem = Unreadable(reason.format_map(vars(cfg)), status)
+    method, target = request.method or "", request.uri or ""
+    if method not in METHODS or not target.startswith("/"):
+        method = target = ""
+    return problem, method, target
 
 
-def answer_and_close(sock: Any, status: int, headers: Headers, body: bytes) -> None:
-    """Send a whole answer past the WSGI server, as the last one of its connection."""
+def is_broken_body(error: BaseException) -> bool:
+    """Tell whether *error* is about the rest of a body, whose request was answered before."""
+    ours = (
+        errors.ConfigurationProblem,
+        errors.InvalidResponseHeader,
+        errors.InvalidResponseHeaderName,
+    )
+    return isinstance(error, ParseException) and not isinstance(error, ours)
+
+
+def answer_past_wsgi(sock: Any, status: int, headers: Headers, body: bytes) -> None:
+    """Send a whole answer, as the last one of its connection."""
     lines = [f"HTTP/1.1 {status} {http.HTTPStatus(status).phrase}", "Connection: close"]
     lines += [f"{name}: {value}" for name, value in headers]
     lines += [f"Content-Length: {len(body)}", "\r\n"]
     with contextlib.suppress(OSError):
         send_all(sock, "\r\n".join(lines).encode("latin-1") + body)
-    linger({"ccproxy.linger": None}, sock)
 
 
 _VISIBLE = bytes([9, *range(32, 127), *range(128, 256)])
@@ -279,9 +302,12 @@ def close_after_answer(
 
 def linger(environ: dict[str, Any], sock: Any) -> None:
     """Do what :func:`close_after_answer` promised for the request of *environ*, now answered."""
-    if "ccproxy.linger" not in environ:
-        return
-    reading = environ.pop("ccproxy.linger")
+    if "ccproxy.linger" in environ:
+        let_go(sock, environ.pop("ccproxy.linger"))
+
+
+def let_go(sock: Any, reading: Callable[[float], None] | None = None) -> None:
+    """End *sock* for writing, and read what still comes; *reading* waits for who does that."""
     with contextlib.suppress(OSError):
         sock.shutdown(_socket.SHUT_WR)
         if reading is not None:

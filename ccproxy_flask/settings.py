@@ -188,7 +188,7 @@ class Proxy(_Section):
 
     max_body_bytes: Size = 256 << 20
     """The largest request body that is passed on; over it the answer is 413."""
-    max_header_bytes: Annotated[int, Field(ge=1024)] = 64 << 10
+    max_header_bytes: Annotated[int, Field(ge=1024, le=256 << 10)] = 64 << 10
     """The largest header block of a request; over it the answer is 431."""
     inject_stream_usage: bool = False
     """Ask for the usage of OpenAI chat streams whose client did not, and take the extra chunk

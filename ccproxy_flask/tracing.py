@@ -264,7 +264,7 @@ def open_trace(
     record = RequestRecord(
         request_id=new_request_id(),
         timestamp=datetime.now(UTC),
-        method=method[:_LONGEST_METHOD],
+        method=redact.shortened(method, _LONGEST_METHOD) or "",
         path=redact.shortened(path, _LONGEST_PATH) or "",
         query=redact.kept_query(query),
         client_ip=client_ip,
@@ -282,7 +282,7 @@ def begin(environ: WSGIEnvironment, sinks: Sinks, **more: Any) -> Trace:
     a trace that is stored calls its ``start()`` when it knows the first facts.
     """
     path, query = serving.raw_target(environ)
-    trace = open_trace(
+    begun = open_trace(
         sinks,
         environ["REQUEST_METHOD"],
         path,
@@ -292,8 +292,8 @@ def begin(environ: WSGIEnvironment, sinks: Sinks, **more: Any) -> Trace:
         **more,
     )
     structlog.contextvars.clear_contextvars()
-    structlog.contextvars.bind_contextvars(request_id=trace.record.request_id)
-    return trace
+    structlog.contextvars.bind_contextvars(request_id=begun.record.request_id)
+    return begun
 
 
 def trace(blueprint: Blueprint, service_type: str) -> None:

@@ -6,7 +6,15 @@ import orjson
 import pytest
 
 from ccproxy_flask import errors
-from ccproxy_flask.errors import ERROR_TYPES, ProxyError, error_body, error_type_of_status
+from ccproxy_flask.errors import (
+    ERROR_TYPES,
+    ProxyError,
+    Unreadable,
+    error_body,
+    error_type_of_status,
+)
+
+APIS = ("anthropic", "openai", "gemini")
 
 OWN = [
     each
@@ -86,3 +94,12 @@ def test_gemini_shape(kind):
     assert body["error"]["code"] == kind.status
     assert body["error"]["status"].isupper()
     assert body["error"]["message"] == "what to do"
+
+
+@pytest.mark.parametrize("status", [414, 417, 418])
+def test_fault_of_the_client_is_never_called_ours(status):
+    """In no dialect, whether the provider has a name of its own for the status or not."""
+    error = Unreadable("what to do", status)
+    shapes = {api: orjson.loads(error_body(api, error, "id-1"))["error"] for api in APIS}
+    assert shapes["anthropic"]["type"] == shapes["openai"]["type"] == "invalid_request_error"
+    assert shapes["gemini"]["status"] == "INVALID_ARGUMENT"

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import orjson
 import pytest
+import structlog
+from werkzeug.test import EnvironBuilder, run_wsgi_app
 
 from ccproxy_flask import __version__
 from ccproxy_flask.app import create_app
-from ccproxy_flask.proxy.routes import is_own_page
+from ccproxy_flask.proxy.providers import Providers
+from ccproxy_flask.proxy.routes import Lane, ProxyParts, is_own_page
 from ccproxy_flask.settings import Settings
+from ccproxy_flask.tracing import Sinks
 
 
 @pytest.fixture
@@ -124,3 +129,24 @@ def test_every_page_names_its_request(client_with):
 def test_own_pages_are_told_from_what_is_passed_on(method, path, own):
     """Names of our own pages are never passed on, and nothing else is kept from it."""
     assert is_own_page(method, path) == own
+
+
+def test_defect_on_the_way_of_a_request_is_answered_and_recorded():
+    """In the shape of the API, even before the request is looked at; its log has the reason."""
+
+    class Broken:
+        def begin(self, *_):
+            raise ZeroDivisionError
+
+    settings, records = Settings(), []
+    parts = ProxyParts(settings, Providers(settings), *[None] * 5, trails=Broken())
+    lane = Lane(None, parts, Sinks(stored_ended=[records.append]))
+    environ = EnvironBuilder("/v1/messages", method="POST").get_environ()
+    with structlog.testing.capture_logs() as logged:
+        body, status, headers = run_wsgi_app(lane, environ, buffered=True)
+    assert status.startswith("500")
+    assert orjson.loads(b"".join(body))["error"]["type"] == "api_error"
+    [record] = records
+    assert (record.status_code, record.error_type) == (500, "internal_error")
+    assert headers["x-ccproxy-request-id"] == record.request_id
+    assert [line["event"] for line in logged] == ["proxy_defect"]

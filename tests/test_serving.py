@@ -76,6 +76,8 @@ HEADS = (
     b"Host: a\r\n" + b"x" * 66 + b": l",
     b"\r\n".join(b"X-%d: y" % number for number in range(12)),
     b"SCRIPT_NAME: /v1\r\nHost: a",
+    b"Host: a\r\nno-colon",
+    b"Host: a\r\n: no name\r\n:",
 )
 ODD = (
     b"\0",
@@ -101,6 +103,7 @@ def config():
     config.set("limit_request_fields", 10)
     config.set("limit_request_field_size", 70)
     config.set("header_map", "dangerous")
+    config.set("secure_scheme_headers", {})
     return config
 
 
@@ -113,7 +116,17 @@ def parsed(kind, config, head):
     except (ParseException, NoMoreData) as error:
         return type(error)
     asked = request._expected_100_continue  # noqa: SLF001  what gunicorn goes by
+    wire = getattr(request, "wire_headers", None)
+    assert wire is None or wire == [(name.lower(), value) for name, value in request.headers]
     return request.headers, body, request.should_close(), asked
+
+
+def test_plain_heads_are_read_at_once(config):
+    """The quick way is taken; or there would be nothing to compare below."""
+    source = IterUnreader(iter([b"GET / HTTP/1.1\r\n" + HEADS[0] + b"\r\n\r\nhi"]))
+    request = PlainRequest(config, source, ("127.0.0.1", 1))
+    assert request.wire_headers is not None
+    assert request.wire_headers[-1] == ("x-empty", "")
 
 
 @pytest.mark.parametrize("head", HEADS)

@@ -101,6 +101,10 @@ def test_malformed_chunks_late_in_an_upload(server: Server, upstream: ScriptedUp
 
 KEY = b"CANARYkey0123456789"
 UNREADABLE = [
+    (KEY + b"@ /v1/models HTTP/1.1\r\nHost: a", 400, "method", ""),
+    (KEY + b" " + KEY + b" " + KEY, 400, "request line", ""),
+    (b"GET " + KEY + b" HTTP/1.1\r\nHost: a", 400, "request line", ""),
+    (b"GET /v1/models HTTP/1.1\r\nHost: a\r\n" + KEY, 400, "header", "/v1/models"),
     (
         b"GET /v1/models?key=" + KEY + b"\xc3\xa9 HTTP/1.1\r\nHost: a",
         400,
@@ -492,4 +496,70 @@ def test_long_method_is_recorded_in_part(server: Server, upstream: ScriptedUpstr
     exchange(server, GET.replace(b"GET", method))
 
     assert upstream.seen[0].line.startswith(method.decode() + " ")
-    assert server.records(1)[0]["method"] == "M" * 32
+    assert server.records(1)[0]["method"] == "M" * 31 + "…"
+
+
+# -- what comes after an answer ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "rows"), [(b"/nonexistent", 404, 1), (b"/health", 405, 0)]
+)
+def test_rest_of_a_body_that_is_broken_gets_no_answer_of_its_own(
+    server: Server, path: bytes, status: int, rows: int
+) -> None:
+    """Who is answered before the end of its body hears no second word, and has no second row."""
+    head = b"POST " + path + b" HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+    answer = exchange(server, head + b"zz\r\n")
+
+    assert answer.startswith(b"HTTP/1.1 %d" % status)
+    assert answer.count(b"HTTP/1.1") == 1
+    exchange(server, GET)
+    records = server.records(rows + 1)
+    assert [record["path"] for record in records] == [path.decode()] * rows + ["/v1/models"]
+
+
+def test_broken_body_for_a_page_of_ours(server: Server) -> None:
+    """It is the client's fault there, too."""
+    head = b"POST /logs/sql HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    answer = exchange(server, head + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n")
+
+    assert answer.startswith(b"HTTP/1.1 400")
+    assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["type"] == "bad_request"
+
+
+def test_refused_client_that_stays_is_recorded_at_once(server: Server) -> None:
+    """The row is there while the rest of the connection is still read."""
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as sock:
+        sock.sendall(b"GET /v1/models HTTP/9.9\r\n\r\n")
+        assert sock.recv(65536).startswith(b"HTTP/1.1 400")
+        [record] = server.records(1, seconds=3)
+    assert record["duration_ms"] < 1000
+
+
+def test_refusal_of_a_head_request_has_no_body(server: Server) -> None:
+    """As every answer to HEAD."""
+    answer = exchange(server, b"HEAD /v1/models HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n")
+
+    assert answer.startswith(b"HTTP/1.1 400")
+    assert answer.endswith(b"\r\n\r\n")
+
+
+def test_endless_head_is_refused_while_others_are_served(start_server) -> None:
+    """A head without an end is not gathered by the megabyte, which would hold up the worker."""
+    server: Server = start_server(workers=1)
+    line = b"a: " + b"b" * 60_000 + b"\r\n"
+    answer = exchange(server, b"GET /v1/models HTTP/1.1\r\nHost: a\r\n" + line * 10)
+
+    assert answer.startswith(b"HTTP/1.1 431")
+    assert server.records(1)[0]["error_type"] == "headers_too_large"
+
+
+def test_debug_log_shows_no_key_of_a_client_that_leaves(start_server) -> None:
+    """Not in what gunicorn says of half a head, either."""
+    server: Server = start_server(workers=1, LOGGING__LEVEL="debug")
+    with socket.create_connection(("127.0.0.1", server.port)) as sock:
+        sock.sendall(b"GET /v1/models HTTP/1.1\r\nHost: a\r\nx-api-key: sk-" + KEY)
+    exchange(server, GET)
+    server.records(1)
+    assert "CANARY" not in server.log_path.read_text()

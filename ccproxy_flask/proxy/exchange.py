@@ -70,13 +70,15 @@ class Exchange:
         self._headers = serving.request_headers(environ)
         self._named = wire.first_values(self._headers)
         self._path, self._query = serving.raw_target(environ)
-        self._trail = self._begin_trail(parts.trails) if parts.trails is not None else None
+        self._trail: Trail | None = None
         self._line = Lifeline()
         self._socket_fd: int | None = None
 
     def answer(self) -> Response | Relay:
-        """Return the answer to the request: its own, or one of ours. Raises nothing."""
+        """Return the answer to the request: its own, or one of ours; a defect's, too."""
         try:
+            if self._parts.trails is not None:
+                self._trail = self._begin_trail(self._parts.trails)
             self._check()
             return self._run()
         except ProxyError as error:
@@ -312,7 +314,7 @@ class Exchange:
         return trails.begin(request_id, self._method, target, self._headers)
 
     def _watch(self) -> None:
-        sock = self._environ.get("gunicorn.socket") or self._environ.get("werkzeug.socket")
+        sock = serving.client_socket(self._environ)
         if sock is not None:
             self._socket_fd = sock.fileno()
             self._parts.watch.watch(self._socket_fd, self._line.abort)

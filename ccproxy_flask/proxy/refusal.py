@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import ssl
 from typing import TYPE_CHECKING, Any
 
 import structlog
 
 from .. import serving, tracing
-from ..errors import BadRequest, HeadersTooLarge, ProxyError, error_body
+from ..errors import ProxyError, error_body
 from ..record import new_request_id
 from .providers import dialect_of
-from .routes import SERVICE_TYPE
+from .routes import SERVICE_TYPE, is_own_page
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,42 +19,55 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 
-def refuser(cfg: Any, sinks: tracing.Sinks) -> Callable[[Any, Any, Any, BaseException], None]:
+def error_answers(cfg: Any, sinks: tracing.Sinks) -> Callable[[Any, Any, Any, BaseException], None]:
     """Return what takes the place of gunicorn's ``handle_error``.
 
     That one answers with a page of HTML, and logs what the client sent: keys in an URL, too.
     """
 
-    def refuse(_request: Any, sock: Any, address: Any, error: BaseException) -> None:
+    def answer(_request: Any, sock: Any, address: Any, error: BaseException) -> None:
         found = serving.unreadable(error, cfg)
         if found is not None:
-            _refuse(found, sinks, sock, address)
-            return
-        log.error("request_failed", exc_info=error)
-        reason = "the proxy failed on this request; its log has the reason"
-        _send(sock, ProxyError(reason), "", new_request_id())
+            _refuse(*found, sinks, sock, address)
+        elif isinstance(error, ssl.SSLError) or serving.is_broken_body(error):
+            # Nobody waits for an answer; the connection is closed behind this.
+            log.debug("connection_broken", kind=type(error).__name__)
+        else:
+            _report(error, sock)
 
-    return refuse
+    return answer
 
 
-def _refuse(found: serving.Unreadable, sinks: tracing.Sinks, sock: Any, address: Any) -> None:
-    path, _, query = found.target.partition("?")
-    ip = address[0] if isinstance(address, tuple) else None
+def _refuse(
+    error: ProxyError, method: str, target: str, sinks: tracing.Sinks, sock: Any, address: Any
+) -> None:
+    path, _, query = target.partition("?")
+    ip = address[0] if isinstance(address, tuple) else ""
+    stored = not (path and is_own_page(method, path))
     trace = tracing.open_trace(
-        sinks, found.method, path, query, ip, None, stored=True, service_type=SERVICE_TYPE
+        sinks, method, path, query, ip, None, stored=stored, service_type=SERVICE_TYPE
     )
-    error = HeadersTooLarge(found.reason) if found.status == 431 else BadRequest(found.reason)
-    error.status = trace.record.status_code = found.status
+    trace.record.status_code = error.status
+    tracing.note_error(trace.record, error)
     with trace:
-        tracing.note_error(trace.record, error)
-        _send(sock, error, path, trace.record.request_id)
+        trace.start()
+        _send(sock, error, method, path, trace.record.request_id)
+    serving.let_go(sock)
 
 
-def _send(sock: Any, error: ProxyError, path: str, request_id: str) -> None:
+def _report(error: BaseException, sock: Any) -> None:
+    structlog.contextvars.clear_contextvars()  # they are of the request before
+    request_id = new_request_id()
+    log.error("request_failed", request_id=request_id, exc_info=error)
+    reason = "the proxy failed on this request; its log has the reason"
+    _send(sock, ProxyError(reason), "", "", request_id)
+
+
+def _send(sock: Any, error: ProxyError, method: str, path: str, request_id: str) -> None:
     headers = [
         ("Content-Type", "application/json"),
         ("x-request-id", request_id),
         (tracing.REQUEST_ID_HEADER, request_id),
     ]
-    body = error_body(dialect_of(path, {}), error, request_id)
-    serving.answer_and_close(sock, error.status, headers, body)
+    body = error_body(dialect_of(path, {}), error, request_id) if method != "HEAD" else b""
+    serving.answer_past_wsgi(sock, error.status, headers, body)

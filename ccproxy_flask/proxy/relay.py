@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import re
 from typing import TYPE_CHECKING, Any
 
 from .. import redact
@@ -19,8 +18,6 @@ if TYPE_CHECKING:
     from .inject import UsageRemover
     from .tap import Tap
     from .upstream import Answer
-
-_REASON = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 
 
 class Relay:

@@ -83,7 +83,7 @@ class RequestReader(BodyReader):
         self._facts = RequestFacts()
 
     def close(self) -> RequestFacts:
-        """Return what was found out; feed nothing after it."""
+        """Return what was found out so far; of a long body again, when its rest has passed."""
         self._end()
         return self._facts
 
