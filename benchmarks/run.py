@@ -89,9 +89,10 @@ def _targets(directory: Path, core: int) -> Iterator[list[tuple[client.Target, i
         servers.upstreams(directory) as direct,
         servers.nginx_proxy(directory, direct, core) as nginx,
         servers.hello(core) as hello,
+        servers.obvious(direct, core) as obvious,
         servers.ccproxy(directory, direct, core) as proxy,
     ):
-        yield [(direct, None), nginx, hello, proxy]
+        yield [(direct, None), nginx, hello, obvious, proxy]
 
 
 def _measure(

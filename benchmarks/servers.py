@@ -95,6 +95,21 @@ def hello(core: int) -> Iterator[tuple[Target, int]]:
 
 
 @contextlib.contextmanager
+def obvious(direct: Target, core: int) -> Iterator[tuple[Target, int]]:
+    """Run the proxy of ``benchmarks.obvious`` on *core*."""
+    port = free_port()
+    ports = {"json": str(direct.json_port), "stream": str(direct.stream_port)}
+    command = [*_GUNICORN, "-b", f"127.0.0.1:{port}", "-c", os.devnull, "benchmarks.obvious:app"]
+    with started(
+        command, port, cwd=ROOT, env=os.environ | ports, stderr=subprocess.DEVNULL
+    ) as arbiter:
+        [worker] = children(arbiter.pid)
+        pin(worker, core)
+        target = Target("obvious proxy", port, port, f"/json{_PATH}", f"/stream{_PATH}")
+        yield target, worker
+
+
+@contextlib.contextmanager
 def ccproxy(directory: Path, direct: Target, core: int) -> Iterator[tuple[Target, int]]:
     """Run the proxy, recording everything, its worker on *core*; gives target and worker's pid."""
     port = free_port()
