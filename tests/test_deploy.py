@@ -46,11 +46,10 @@ def known() -> dict[str, set[str]]:
         "histogram": ("_bucket", "_sum", "_count"),
     }
     found = {}
-    for collector in vars(PrometheusMetrics()).values():
-        if hasattr(collector, "_labelnames"):
-            for ending in endings[collector._type]:  # noqa: SLF001  a collector says it no other way
-                labels = {*collector._labelnames, "instance", "job", "le"}  # noqa: SLF001  as above
-                found[collector._name + ending] = labels  # noqa: SLF001  as above
+    for collector in PrometheusMetrics().registry._collector_to_names:  # noqa: SLF001  it has no list of them
+        for ending in endings[collector._type]:  # noqa: SLF001  a collector says it no other way
+            labels = {*collector._labelnames, "instance", "job", "le"}  # noqa: SLF001  as above
+            found[collector._name + ending] = labels  # noqa: SLF001  as above
     return found
 
 

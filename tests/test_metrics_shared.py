@@ -48,7 +48,7 @@ together = CollectorRegistry()
 multiprocess.MultiProcessCollector(together)
 lines = [counter.labels("a\\u00e9")._value.get(), generate_latest(together).decode()]
 multiprocess.mark_process_dead(child)
-print(*lines, generate_latest(together).decode())
+print(*lines, generate_latest(together).decode(), sep="\\n")
 """
 
 

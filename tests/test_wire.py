@@ -99,7 +99,7 @@ def test_malformed_chunks_late_in_an_upload(server: Server, upstream: ScriptedUp
     assert upstream.seen == []
 
 
-KEY = b"CANARYkey0123456789"
+KEY = b"HERONkey0123456789"
 UNREADABLE = [
     (KEY + b"@ /v1/models HTTP/1.1\r\nHost: a", 400, "method", ""),
     (KEY + b" " + KEY + b" " + KEY, 400, "request line", ""),
@@ -161,7 +161,7 @@ def test_what_cannot_be_read_is_answered_and_recorded(
     assert record["error_type"] == ("headers_too_large" if status == 431 else "bad_request")
     assert record["error_message"] == error["message"]
     assert f"x-ccproxy-request-id: {record['request_id']}".encode() in head
-    assert "CANARY" not in json.dumps(record) + server.log_path.read_text() + answer.decode()
+    assert "HERON" not in json.dumps(record) + server.log_path.read_text() + answer.decode()
     assert upstream.seen == []
 
 
@@ -562,4 +562,4 @@ def test_debug_log_shows_no_key_of_a_client_that_leaves(start_server) -> None:
         sock.sendall(b"GET /v1/models HTTP/1.1\r\nHost: a\r\nx-api-key: sk-" + KEY)
     exchange(server, GET)
     server.records(1)
-    assert "CANARY" not in server.log_path.read_text()
+    assert "HERON" not in server.log_path.read_text()
