@@ -106,8 +106,21 @@ def test_steps_wait_where_there_is_nothing_to_do(store):
     retention.step(store)
     assert store.status().rows == 1
     now[0] += INTERVAL_SECONDS
+    assert not retention.overdue
     retention.step(store)
     assert store.status().rows == 0
+
+
+def test_steps_are_overdue_where_it_is_never_quiet(store):
+    """Where records come without a pause, a look waits a minute more and no longer."""
+    now = [0.0]
+    retention = Retention(1, None, clock=lambda: now[0])
+    now[0] = INTERVAL_SECONDS
+    assert retention.overdue
+    retention.step(store)
+    assert not retention.overdue
+    now[0] += 2 * INTERVAL_SECONDS
+    assert retention.overdue
 
 
 def test_recorder_lets_old_records_go(tmp_path):

@@ -186,7 +186,7 @@ def test_reset_ends_the_rewriting(store):
         store.append([to_json(make_record())], [], {})
     assert outcome == [False]
     assert store.status().rows == 1
-    assert store.shrink()
+    store.shrink()  # where the reset has not given all back
     assert store.status().rows == 1
     assert store.path.stat().st_size < 4 << 20
 
@@ -256,6 +256,30 @@ def test_without_room_the_file_stays(wasteful, tmp_path, monkeypatch):
         store.close()
     finally:
         subprocess.run(["umount", "-l", str(tmp_path)], check=True)
+
+
+def test_room_of_others_is_left(wasteful, tmp_path, monkeypatch):
+    """What is to stay free for the journal is not taken, before the copy or in the middle of it."""
+    monkeypatch.setattr(database, "LEAST_FREE", 1 << 20)
+    shutil.copyfile(wasteful, tmp_path / "metrics.duckdb")
+    store = DuckDBStore(tmp_path / "metrics.duckdb", keep_free=1 << 50)
+    for little, reason in ((1 << 20, "a copy needs"), (1 << 40, "others may need")):
+        monkeypatch.setattr(database, "_LITTLE", little)
+        with pytest.raises(StoreUnavailable, match=reason):
+            store.shrink()
+        assert remains(store.path) == []
+    assert store.status().rows == KEPT
+    store.close()
+
+
+def test_database_that_was_put_in_its_place_is_left(store, tmp_path):
+    """A backup that somebody moved there meanwhile is not written over."""
+    backup = tmp_path / "backup"
+    backup.write_bytes(b"somebody's")
+    with shrinking(store) as outcome:
+        backup.rename(store.path)
+    assert [str(one) for one in outcome if isinstance(one, StoreUnavailable)]
+    assert store.path.read_bytes() == b"somebody's"
 
 
 def test_symbolic_link_stays_one(wasteful, tmp_path, monkeypatch):

@@ -143,6 +143,8 @@ class Recorder:
         return False
 
     def _drain(self) -> None:
+        if self._store is not None:
+            self._store.abandon_rewriting()
         deadline = time.monotonic() + self._drain_seconds
         while self._turn() and time.monotonic() < deadline:
             pass
@@ -159,7 +161,7 @@ class Recorder:
         with self._ingesting:
             try:
                 moved = self._opened().step()
-                if not moved and self._store is not None:
+                if self._store is not None and (not moved or self._retention.overdue):
                     self._keep_small(self._store)
             except StoreDamaged as error:
                 self._in_trouble(error)
@@ -177,7 +179,7 @@ class Recorder:
 
     def _keep_small(self, store: DuckDBStore) -> None:
         """Let old records go, and the file give their space back, which is done beside this."""
-        if self._shrinking is not None and self._shrinking.is_alive():
+        if self._stopping.is_set() or (self._shrinking is not None and self._shrinking.is_alive()):
             return
         if self._retention.step(store):
             self._shrinking = threading.Thread(
@@ -205,7 +207,9 @@ class Recorder:
             log.error("database_removed", path=str(self._settings.duckdb_path))
             self._close_store()
         if self._store is None:
-            self._store = DuckDBStore(self._settings.duckdb_path)
+            keep_free = 2 * self._settings.journal.min_free_bytes
+            self._store = DuckDBStore(self._settings.duckdb_path, keep_free)
+            self._retention.look_again()
             self.ready.set()
         if self._ingest is None:
             journal = self._settings.journal
@@ -302,9 +306,10 @@ class Recorder:
             store, ingest = self._current(), self._ingest
             while ingest is not None and ingest.step() and time.monotonic() < deadline:
                 pass
-            deleted = store.reset()
-            self._retention.look_again()
-            return deleted
+            try:
+                return store.reset()
+            finally:
+                self._retention.look_again()
 
 
 class InProcess:

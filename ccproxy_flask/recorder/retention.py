@@ -71,9 +71,14 @@ class Retention:
         return store.retain(oldest, self._max_bytes)
 
     def look_again(self) -> None:
-        """Let the next step be at once, and the file shrink: all records were deleted."""
+        """Let the next step be at once, and the file shrink: it is another one, or was emptied."""
         self._emptier = True
-        self._next_at = self._clock()
+        self._next_at = self._shrink_from = self._clock()
+
+    @property
+    def overdue(self) -> bool:
+        """True where the next step cannot wait for a quiet moment any longer."""
+        return self._clock() >= self._next_at + INTERVAL_SECONDS
 
     def put_off(self) -> None:
         """Let the file be as it is for a while: it could not shrink."""

@@ -44,8 +44,12 @@ _LOOK_SECONDS = 0.1
 _LAST_ANSWERS_SECONDS = 2.0
 # A question that comes while a smaller file takes the place of the database waits so long.
 _SWAP_SECONDS = 5.0
-# For so long the swap waits for long questions to end: longer than the longest may take.
+# For so long the swap waits for long questions to end; those that still run then are broken off.
 _PATIENCE_SECONDS = 960.0
+_SHORT_WAIT_SECONDS = 0.5
+_BETWEEN_SECONDS = 2.0
+_LITTLE = 8 << 20
+"""A copy of so few bytes may always be made: it is what gives a full disk its space back."""
 LEAST_FREE = 64 << 20
 """Less free space than this stays in the file for what comes."""
 
@@ -59,8 +63,10 @@ class Database:
     newer version…) or StoreDamaged.
     """
 
-    def __init__(self, path: Path, allow: Callable[[], Sequence[str]]) -> None:
+    def __init__(self, path: Path, allow: Callable[[], Sequence[str]], keep_free: int = 0) -> None:
         self.path = path
+        self._keep_free = keep_free
+        """So many bytes of the disk are for others: rewriting the file leaves them."""
         self.usable = True
         """False after an error that only opening the database again can heal…"""
         self.damaged = False
@@ -174,15 +180,15 @@ class Database:
         cursor = self._begun(seconds or QUERY_SECONDS)
         alarm = threading.Timer(seconds or QUERY_SECONDS, _interrupt, [cursor])
         alarm.daemon = True
-        alarm.start()
         try:
+            alarm.start()
             yield cursor
         except duckdb.Error as error:
             raise self._translated(error) from error
         finally:
+            del self._active[cursor]
             alarm.cancel()
             cursor.close()
-            del self._active[cursor]
 
     def _begun(self, seconds: float) -> duckdb.DuckDBPyConnection:
         """Return a cursor that is *active* for so long at most, when a swap of files is over."""
@@ -216,6 +222,12 @@ class Database:
         if isinstance(error, duckdb.OutOfMemoryException):
             return StoreUnavailable("the query needs more memory than it may have", 5)
         return StoreUnavailable(first_line(text), retry_after=5)
+
+    def checkpoint(self) -> None:
+        """Write what is in the log of changes into the file, unless somebody is in the way."""
+        with self._writing, suppress(duckdb.TransactionException):
+            self._refuse_if_unusable()
+            self._connection.execute("CHECKPOINT")
 
     # -- its size ----------------------------------------------------------------------------------
 
@@ -257,25 +269,37 @@ class Database:
             except duckdb.Error as error:
                 if self._abandoned.is_set():
                     return False
+                if folder_for(self.path).name in str(
+                    error
+                ):  # what is wrong there is not wrong here
+                    raise StoreUnavailable(first_line(str(error))) from error
                 raise self._translated(error) from error
         log.info("database_rewritten", before=before, after=self.path.stat().st_size)
         return True
 
     def _refuse_without_room(self) -> None:
         live, _ = self._space()
-        needed, free = live + LEAST_FREE, shutil.disk_usage(self.path.parent).free
-        if free < needed:
+        free = shutil.disk_usage(folder_for(self.path).parent).free
+        needed = live + LEAST_FREE + self._keep_free
+        if live > _LITTLE and free < needed:
             raise StoreUnavailable(f"a copy needs {needed} bytes of the disk, {free} are free")
+
+    def _leave_room(self) -> None:
+        free = shutil.disk_usage(folder_for(self.path).parent).free
+        if free < self._keep_free:
+            raise StoreUnavailable(f"{free} bytes of the disk are free, which others may need")
 
     def _rewrite(self, copy: Copy) -> None:
         copy.make()
-        copy.catch_up()
+        copy.catch_up(self._leave_room)
         with self._calm(copy), self._writing:
             copy.finish()
             self._connection.close()
             try:
                 if self._has_log():  # the old file's; the new one must not read it
                     raise StoreUnavailable("the database could not be closed")
+                if self.path.stat().st_ino != self._inode:
+                    raise StoreUnavailable("somebody put another database in the place of this one")
                 copy.put_in_place()
             finally:
                 self._open_again()
@@ -305,6 +329,7 @@ class Database:
                 if self._has_ended(broken_off=time.monotonic() >= deadline):
                     yield
                     return
+            copy.pause(_BETWEEN_SECONDS)
 
     def _is_busy(self) -> bool:
         """Tell whether a question runs that will take long, or has."""
@@ -316,7 +341,8 @@ class Database:
 
     def _has_ended(self, *, broken_off: bool) -> bool:
         """Tell whether all questions end within a moment; by force, where they are *broken_off*."""
-        deadline = time.monotonic() + _LAST_ANSWERS_SECONDS
+        wait = _LAST_ANSWERS_SECONDS if broken_off else _SHORT_WAIT_SECONDS
+        deadline = time.monotonic() + wait
         while self._active and time.monotonic() < deadline:
             if broken_off:
                 self._break_off()
@@ -329,13 +355,17 @@ class Database:
     def unrewritten(self) -> Iterator[None]:
         """End the shrinking that goes on, and let none begin meanwhile."""
         while not self._rewriting.acquire(timeout=_LOOK_SECONDS):
-            self._abandoned.set()
-            if self._copy is not None:
-                self._copy.interrupt()
+            self.abandon_rewriting()
         try:
             yield
         finally:
             self._rewriting.release()
+
+    def abandon_rewriting(self) -> None:
+        """Let the shrinking that goes on end soon; from another thread."""
+        self._abandoned.set()
+        if self._copy is not None:
+            self._copy.interrupt()
 
 
 def _interrupt(cursor: duckdb.DuckDBPyConnection) -> None:

@@ -47,7 +47,7 @@ class DuckDBStore(Database):
 
     backend = "duckdb"
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, keep_free: int = 0) -> None:
         self._batch = BatchFile()
         self._pipes: Pipes | None = None
         self._files_closed = False
@@ -55,7 +55,7 @@ class DuckDBStore(Database):
         self._insert = statements.insert(self._batch.path)
         self._insert_missing = statements.insert_missing(self._batch.path)
         try:
-            super().__init__(path, lambda: [self._batch.path, *self._make_pipes(path)])
+            super().__init__(path, lambda: [self._batch.path, *self._make_pipes(path)], keep_free)
         except (StoreUnavailable, OSError):
             self._close_files()
             raise
@@ -83,8 +83,10 @@ class DuckDBStore(Database):
 
     def close(self) -> None:
         """Break off what runs, write everything into the database file, and let go of it."""
-        super().close()
-        self._close_files()
+        try:
+            super().close()
+        finally:
+            self._close_files()
 
     def _close_files(self) -> None:
         if self._files_closed:  # their numbers may be somebody else's by now
@@ -144,8 +146,11 @@ class DuckDBStore(Database):
 
     def reset(self) -> int:
         """Delete all rows and return how many there were."""
-        with self.unrewritten(), self.transaction() as cursor:
-            return number_in(cursor.execute("DELETE FROM access_logs"))
+        with self.unrewritten():
+            with self.transaction() as cursor:
+                deleted = number_in(cursor.execute("DELETE FROM access_logs"))
+            self.checkpoint()
+        return deleted
 
     def retain(self, oldest: datetime | None, max_bytes: int | None) -> int:
         """Delete some of the rows that are older than *oldest*, or that are too many for

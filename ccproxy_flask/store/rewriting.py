@@ -19,6 +19,7 @@ from .statements import TABLES, number_in, quoted
 
 if TYPE_CHECKING:
     import threading
+    from collections.abc import Callable
     from pathlib import Path
     from types import TracebackType
 
@@ -104,17 +105,23 @@ class Copy:
         # Rows keep their numbers as long as this transaction may want to see what was deleted.
         self._guard.execute("BEGIN TRANSACTION")
         self._guard.execute(f"SELECT count(*) FROM {_TABLE}").fetchall()  # noqa: S608  our names
+        # And as long as another one has ended since that one began (DuckDB 1.5).
+        self._end()
         [(name,)] = self._cursor.execute("SELECT current_database()").fetchall()
         self._cursor.execute(f"ATTACH {quoted(str(self._file))} AS {_NAME}")
         self._cursor.execute(f'COPY FROM DATABASE "{name}" TO {_NAME} (SCHEMA)')
 
-    def catch_up(self) -> None:
-        """Copy the rows there are, and those that came meanwhile, until few are left."""
+    def catch_up(self, before_step: Callable[[], None] = lambda: None) -> None:
+        """Copy the rows there are, and those that came meanwhile, until few are left.
+
+        *before_step* is called before each step, and may raise StoreUnavailable.
+        """
         for _ in range(_MOST_ROUNDS):
             end = self._end()
             if end - self._copied < FEW_ROWS:
                 break
             while self._copied < end:
+                before_step()
                 began = time.monotonic()
                 self._copy_some(end)
                 # Half of the time is for the others.
@@ -142,6 +149,8 @@ class Copy:
     def finish(self) -> None:
         """Copy the rest, and let go: each file is whole then, and has no log of changes."""
         end = self._end()
+        if end < self._copied:
+            raise StoreUnavailable("the rows were numbered anew")
         while self._copied < end:
             self._copy_some(end)
         for (name,) in self._cursor.execute(TABLES).fetchall():
