@@ -279,15 +279,18 @@ class Database:
 
     def _refuse_without_room(self) -> None:
         live, _ = self._space()
-        free = shutil.disk_usage(folder_for(self.path).parent).free
+        free = self._disk_free()
         needed = live + LEAST_FREE + self._keep_free
         if live > _LITTLE and free < needed:
             raise StoreUnavailable(f"a copy needs {needed} bytes of the disk, {free} are free")
 
     def _leave_room(self) -> None:
-        free = shutil.disk_usage(folder_for(self.path).parent).free
+        free = self._disk_free()
         if free < self._keep_free:
             raise StoreUnavailable(f"{free} bytes of the disk are free, which others may need")
+
+    def _disk_free(self) -> int:
+        return shutil.disk_usage(folder_for(self.path).parent).free
 
     def _rewrite(self, copy: Copy) -> None:
         copy.make()

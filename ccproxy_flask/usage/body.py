@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 from .decode import Decoder, Undecodable, codings_of
 
 
-class BodyReader:
+class BodyReader(ABC):
     """Reads a copy of a body as it came from the wire, in constant memory.
 
     Never raises: what cannot be read is left, and what was seen until then stays. A kind of body
@@ -42,8 +44,10 @@ class BodyReader:
         except Exception:  # noqa: BLE001 reading along must never break what passes
             self.failed = True
 
+    @abstractmethod
     def _read(self, data: bytes) -> None:
-        raise NotImplementedError
+        """Read the next piece, decoded."""
 
+    @abstractmethod
     def _read_end(self) -> None:
-        raise NotImplementedError
+        """Read what only the end tells."""
