@@ -1,7 +1,7 @@
 """Writes the pages that are made from the code: ``python -m docs.generate``.
 
 ``docs/configuration.md`` is made of the types, defaults and docstrings in
-``ccproxy_flask/settings.py``; a test compares.
+``ccproxy_flask/settings/options.py``; a test compares.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ PAGE = Path(__file__).with_name("configuration.md")
 _INTRO = """\
 # Settings
 
-This page is made from `ccproxy_flask/settings.py` by `make docs`; change it there.
+This page is made from `ccproxy_flask/settings/options.py` by `make docs`; change it there.
 
 ## Where settings come from
 

@@ -35,8 +35,8 @@ HOMES = {
         *("export/pushgateway.py", "gunicorn_config.py"),
     },
     "prometheus_flask_exporter": {"metrics/collectors.py"},
-    "pydantic": {"settings.py"},
-    "dotenv": {"settings.py"},
+    "pydantic": {f"settings/{name}.py" for name in ("options", "loading", "problems")},
+    "dotenv": {"settings/loading.py"},
     "requests": {
         f"proxy/upstream/{name}.py"
         for name in ("__init__", "adapter", "calls", "connection", "proxied")
@@ -46,7 +46,7 @@ HOMES = {
 }
 # The one place that reads it for settings; the others see to what the Prometheus library reads.
 READS_ENVIRONMENT = {
-    *("settings.py", "gunicorn_config.py", "metrics/collectors.py", "metrics/shared.py"),
+    *("settings/loading.py", "gunicorn_config.py", "metrics/collectors.py", "metrics/shared.py"),
     *("cli/run.py", "cli/keeper.py"),  # they start other programs in it
 }
 
@@ -153,7 +153,7 @@ def test_library_has_one_home(library):
 
 
 def test_environment_is_read_in_one_place():
-    """Settings come from settings.py; nothing else looks at the environment."""
+    """Settings come from settings/loading.py; nothing else looks at the environment."""
     readers = {
         named(path)
         for path in SOURCES

@@ -1,26 +1,15 @@
-"""Every option, typed, in one place. ``docs/configuration.md`` is generated from here.
-
-Sources, strongest first: the environment (``SECTION__NAME``; ``CCPROXY_HOST`` and the like for
-what has no section), ``.env``, a TOML file
-(``$CONFIG_FILE``, else ``.ccproxy.toml`` or ``ccproxy.toml`` in the working directory, else
-``$XDG_CONFIG_HOME/ccproxy/config.toml``), the default. Names may be in either case. An empty
-value in the environment or in ``.env`` counts as not set.
-"""
+"""Every option, typed, in one place. ``docs/configuration.md`` is generated from here."""
 
 from __future__ import annotations
 
 import hashlib
-import ipaddress
 import os
 import re
 import tempfile
-import tomllib
-from difflib import SequenceMatcher, get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from dotenv import dotenv_values
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -28,16 +17,8 @@ from pydantic import (
     ConfigDict,
     Field,
     SecretStr,
-    ValidationError,
     field_validator,
 )
-
-from .errors import SettingsError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-
-    from pydantic_core import ErrorDetails
 
 Api = Literal["auto", "anthropic_messages", "openai", "gemini", "ollama"]
 RESERVED_NAMES = frozenset({"api", "v1", "logs", "dashboard", "metrics", "health", "static"})
@@ -307,6 +288,10 @@ class Settings(_Section):
     """The port to listen on."""
     workers: Annotated[int, Field(ge=1, le=256)] = 2
     """How many worker processes serve requests."""
+    profile: Literal["library", "local"] = "library"
+    """What is recorded and shown where `[observability]` does not say: `library`, nothing; `local`,
+    everything, if only this machine can reach the address or `SECURITY__AUTH_TOKEN` is set.
+    `ccproxy-flask serve` and `run` use `local` unless you set it."""
     observability: Observability = Observability()
     journal: Journal = Journal()
     proxy: Proxy = Proxy()
@@ -388,274 +373,7 @@ _BUILT_IN: dict[str, dict[str, Any]] = {
     "vllm": {"base_url": "http://127.0.0.1:8001"},
 }
 
-
-class _Source(NamedTuple):
-    """Where settings come from: what it is called in an error line, and what it says."""
-
-    name: str
-    sections: dict[str, Any]
-
-
-def load_settings(
-    environ: Mapping[str, str] | None = None, directory: Path | None = None, **overrides: object
-) -> Settings:
-    """Read all sources and return the settings; *overrides* (sections by name) win over all.
-
-    Raises SettingsError with one line that names the setting, what is wrong, and where a name is
-    unknown the nearest valid one. No secret is ever in that line.
-    """
-    environ = os.environ if environ is None else environ
-    directory = Path.cwd() if directory is None else directory
-    dotenv = _read_dotenv(directory / ".env")
-    sources = [
-        *_from_toml(_toml_path({**dotenv, **environ}, directory)),
-        _Source(".env", _from_names(dotenv)),
-        _Source("", _from_names(environ)),
-        _Source("", overrides),
-    ]
-    merged: dict[str, Any] = {}
-    if data_home := environ.get("XDG_DATA_HOME"):
-        merged = {"observability": {"duckdb_path": f"{data_home}/ccproxy/metrics.duckdb"}}
-    for source in sources:
-        _merge(merged, source.sections)
-    try:
-        settings = Settings.model_validate(merged)
-    except ValidationError as error:
-        raise SettingsError(_one_line(error, sources)) from None
-    _refuse_contradictions(settings)
-    return settings
-
-
-def _from_toml(path: Path | None) -> Iterator[_Source]:
-    if path is None:
-        return
-    try:
-        parsed = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SettingsError(f"{path} cannot be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SettingsError(_printable(f"{path} is not TOML: {error}")) from None
-    yield _Source(path.name, _lower_case(parsed))
-
-
-def _lower_case(section: dict[str, Any]) -> dict[str, Any]:
-    return {
-        name.lower(): _lower_case(value) if isinstance(value, dict) else value
-        for name, value in section.items()
-    }
-
-
-def _toml_path(environ: Mapping[str, str], directory: Path) -> Path | None:
-    if named := environ.get("CONFIG_FILE"):
-        path = directory / Path(named).expanduser()
-        if not path.is_file():
-            raise SettingsError(_printable(f"CONFIG_FILE: there is no file {path}"))
-        return path
-    home = Path(environ.get("XDG_CONFIG_HOME") or "~/.config").expanduser()
-    candidates = (
-        directory / ".ccproxy.toml",
-        directory / "ccproxy.toml",
-        home / "ccproxy" / "config.toml",
-    )
-    return next((path for path in candidates if path.is_file()), None)
-
-
-def _read_dotenv(path: Path) -> dict[str, str]:
-    if not path.is_file():
-        return {}
-    try:
-        # As written: a `$` in a password is a `$`.
-        found = dotenv_values(path, interpolate=False)
-    except OSError as error:
-        raise SettingsError(f"{path} cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise SettingsError(f"{path} is not UTF-8") from None
-    return {name: value for name, value in found.items() if value}
-
-
-def _from_names(environ: Mapping[str, str]) -> dict[str, Any]:
-    """Return ``SECTION__NAME=value`` pairs as nested sections."""
-    found: dict[str, Any] = {}
-    for name, value in environ.items():
-        if value and (path := _path_of(name)):
-            _place(found, path, value)
-    return found
-
-
-def _path_of(name: str) -> tuple[str, ...]:
-    """Return the sections and the setting *name* means, nothing where it is not one of ours."""
-    parts = name.lower().split("__")
-    if parts[0].startswith("ccproxy_"):
-        path = (parts[0].removeprefix("ccproxy_"), *parts[1:])
-        if path[0] not in _TOP_LEVEL or len(path) > 1:
-            raise SettingsError(_unknown(name, f"CCPROXY_{'__'.join(path).upper()}"))
-        return path
-    if len(parts) == 1 or parts[0] in _SECTIONS:
-        return tuple(parts) if len(parts) > 1 else ()
-    if get_close_matches(parts[0], _SECTIONS, n=1, cutoff=0.8):
-        raise SettingsError(_unknown(name, name))
-    return ()
-
-
-def _place(sections: dict[str, Any], path: tuple[str, ...], value: str) -> None:
-    target = sections
-    for part in path[:-1]:
-        target = target.setdefault(part, {})
-        if not isinstance(target, dict):
-            name = _shown(path[:-1])
-            raise SettingsError(_printable(f"{_shown(path)}: {name} is a setting, not a section"))
-    target[path[-1]] = _listed(value) if path in _LISTS else value
-
-
-_LISTS = {
-    ("security", "allowed_hosts"),
-    ("tracing", "include_paths"),
-    ("tracing", "exclude_paths"),
-}
-
-
-def _listed(value: str) -> tuple[str, ...]:
-    return tuple(each.strip() for each in value.split(",") if each.strip())
-
-
-def _merge(target: dict[str, Any], source: Mapping[str, Any]) -> None:
-    for name, value in source.items():
-        if isinstance(value, dict) and isinstance(target.get(name), dict):
-            _merge(target[name], value)
-        else:
-            target[name] = dict(value) if isinstance(value, dict) else value
-
-
-def _refuse_contradictions(settings: Settings) -> None:
-    shown = settings.observability
-    if shown.dashboard_enabled and not shown.logs_endpoints_enabled:
-        raise SettingsError(
-            "OBSERVABILITY__DASHBOARD_ENABLED needs OBSERVABILITY__LOGS_ENDPOINTS_ENABLED"
-        )
-    wants_store = shown.logs_endpoints_enabled or shown.logs_collection_enabled
-    if wants_store and shown.log_storage_backend == "none":
-        raise SettingsError(
-            "OBSERVABILITY__LOG_STORAGE_BACKEND=none contradicts logs endpoints and collection"
-        )
-    if settings.scheduler.pushgateway_enabled and shown.pushgateway_url is None:
-        raise SettingsError("SCHEDULER__PUSHGATEWAY_ENABLED needs OBSERVABILITY__PUSHGATEWAY_URL")
-    if has_operator_pages(settings) and not is_loopback(settings.host):
-        refuse_open_pages(settings, settings.host)
-
-
-def has_operator_pages(settings: Settings) -> bool:
-    """True where `/logs`, `/dashboard` or `/metrics` is served."""
-    shown = settings.observability
-    return bool(
-        shown.logs_endpoints_enabled or shown.dashboard_enabled or shown.metrics_endpoint_enabled
-    )
-
-
-def refuse_open_pages(settings: Settings, host: str) -> None:
-    """Raise SettingsError where operator pages would be open to other machines."""
-    if settings.security.auth_token is None:
-        raise SettingsError(
-            f"CCPROXY_HOST: {host} is not a loopback address: set SECURITY__AUTH_TOKEN, "
-            "or turn the operator pages off"
-        )
-
-
-def is_loopback(host: str) -> bool:
-    """True where only this machine can reach *host*."""
-    name = host.strip("[]").lower()
-    if name == "localhost" or name.endswith(".localhost") or host.startswith("unix:"):
-        return True
-    try:
-        return ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return False
-
-
-def _one_line(error: ValidationError, sources: Sequence[_Source]) -> str:
-    problems = error.errors(include_url=False, include_input=False)
-    # A name that does not exist is the cause where another one is missing.
-    problem = min(problems, key=lambda found: found["type"] != "extra_forbidden")
-    where = tuple(str(part) for part in problem["loc"] if part != "[key]")
-    origin = next((it.name for it in reversed(sources) if _says(it.sections, where)), "")
-    told = f" (in {origin})" if origin else ""
-    if problem["type"] == "extra_forbidden":
-        return _unknown(_shown(where) + told, _shown(where))
-    return _printable(f"{_shown(where)}{told}: {_said_plainly(problem)}")
-
-
-def _says(sections: Mapping[str, object], where: tuple[str, ...]) -> bool:
-    for part in where:
-        if part not in sections:
-            return False
-        below = sections[part]
-        if not isinstance(below, dict):
-            return True  # the rest of the way, if any, is the position in a list
-        sections = below
-    return True
-
-
-def _said_plainly(problem: ErrorDetails) -> str:
-    kind, text = problem["type"], problem["msg"]
-    if kind == "value_error":
-        return text.removeprefix("Value error, ")
-    if kind == "literal_error":
-        return f"must be {problem['ctx']['expected']}"
-    return _PLAIN_TEXTS.get(kind) or re.sub("^(Input|String) should", "must", text)
-
-
-_IS_SECTION = "is a section with settings in it, not a setting"
-_PLAIN_TEXTS = {
-    "dict_type": _IS_SECTION,
-    "missing": "is needed",
-    "model_attributes_type": _IS_SECTION,
-    "model_type": _IS_SECTION,
-    "bool_parsing": "must be true or false",
-    "bool_type": "must be true or false",
-    "float_parsing": "must be a number",
-    "int_from_float": "must be a whole number",
-    "int_parsing": "must be a whole number",
-    "tuple_type": "must be a list",
-}
-
-
-def _shown(where: tuple[str, ...]) -> str:
-    """Return the name of a setting as the environment spells it."""
-    if len(where) == 1 and where[0] in _TOP_LEVEL:
-        return f"CCPROXY_{where[0].upper()}"
-    return "__".join(where).upper()
-
-
-def _unknown(told: str, name: str) -> str:
-    meant = name.upper().removeprefix("CCPROXY_")
-    nearest = max(
-        _names_beside(name),
-        key=lambda known: SequenceMatcher(None, meant, known.removeprefix("CCPROXY_")).ratio(),
-    )
-    return _printable(f"{told}: unknown setting; did you mean {nearest}?")
-
-
-def _names_beside(name: str) -> Iterator[str]:
-    """Give all names that *name* may be meant for: of its section, where it has one of ours."""
-    section, in_section, _ = name.lower().partition("__")
-    if not in_section:
-        yield from (name.upper() for name in _SECTIONS)
-    elif section == "providers":
-        prefix = name.upper().rpartition("__")[0]
-        yield from (f"{prefix}__{field.upper()}" for field in Provider.model_fields)
-        return
-    for prefix in [section] if section in _SECTIONS else _SECTIONS:
-        between = "__<NAME>__" if prefix == "providers" else "__"
-        fields = _SECTIONS[prefix].model_fields
-        yield from (f"{prefix}{between}{field}".upper() for field in fields)
-    if section not in _SECTIONS:
-        yield from (_shown((field,)) for field in _TOP_LEVEL)
-
-
-def _printable(text: str) -> str:
-    return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+", " ", text)
-
-
-_SECTIONS: dict[str, type[_Section]] = {
+SECTIONS: dict[str, type[BaseModel]] = {
     "observability": Observability,
     "journal": Journal,
     "proxy": Proxy,
@@ -665,4 +383,5 @@ _SECTIONS: dict[str, type[_Section]] = {
     "scheduler": Scheduler,
     "providers": Provider,
 }
-_TOP_LEVEL = tuple(name for name in Settings.model_fields if name not in _SECTIONS)
+TOP_LEVEL = tuple(name for name in Settings.model_fields if name not in SECTIONS)
+"""The options that are in no section: the environment spells them ``CCPROXY_HOST``."""
