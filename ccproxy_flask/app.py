@@ -19,7 +19,7 @@ from .proxy import routes as proxy
 from .proxy.hangup import HangupWatch
 from .proxy.providers import Providers
 from .proxy.upstream import Upstreams
-from .settings import Settings, load_settings
+from .settings import Settings, handover
 from .store.remote import RemoteStore
 from .tracers import ConsoleTracer, FileTracer, QueuedTracer, Trails
 from .usage import PriceBook
@@ -112,10 +112,11 @@ class Parts:
 def create_app(settings: Settings | None = None, store: Store | None = None) -> Flask:
     """Return the application.
 
-    *settings* default to those of the environment (:func:`load_settings`; raises SettingsError).
+    *settings* default to those that the server handed on, else to those of the environment
+    (:mod:`.settings.handover`; raises SettingsError).
     *store* answers queries instead of the recorder behind its socket.
     """
-    settings = load_settings() if settings is None else settings
+    settings = handover.current() if settings is None else settings
     app = Flask(
         "ccproxy_flask", static_folder=_folder("static"), template_folder=_folder("templates")
     )

@@ -5,6 +5,7 @@ Every name here is a gunicorn setting (its documentation: "Settings"); the comma
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import signal
@@ -18,23 +19,34 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from . import serving
 from .banner import banner
 from .errors import SettingsError
+from .listening import CannotListen, refuse_taken
 from .recorder.supervisor import Supervisor
-from .settings import has_operator_pages, is_loopback, load_settings, refuse_open_pages
+from .settings import (
+    handover,
+    has_operator_pages,
+    is_loopback,
+    load_settings,
+    refuse_open_pages,
+)
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from .settings import Settings
+
+_WRONG_SETTING, _CANNOT_LISTEN = 2, 1
 
 
 def _settings() -> Settings:
     try:
         return load_settings()
     except SettingsError as error:
-        _give_up(error)
+        _give_up(error, _WRONG_SETTING)
 
 
-def _give_up(error: Exception) -> NoReturn:
+def _give_up(error: Exception, code: int) -> NoReturn:
     sys.stderr.write(f"ccproxy_flask: {error}\n")
-    sys.exit(2)
+    sys.exit(code)
 
 
 def _metrics_directory() -> Path:
@@ -52,9 +64,9 @@ def _metrics_directory() -> Path:
 # Nothing that is written here is for other users of the machine.
 os.umask(0o077)
 _loaded = _settings()
+handover.hand_on(_loaded)
 _host = f"[{_loaded.host}]" if ":" in _loaded.host else _loaded.host
 bind = [f"{_host}:{_loaded.port}"]
-workers = _loaded.workers
 worker_class = "gevent"
 worker_connections = 4096
 # Longer than clients keep idle connections, so that it is they who close them.
@@ -73,33 +85,85 @@ forwarded_allow_ips = "*"
 secure_scheme_headers: dict[str, str] = {}
 permit_unconventional_http_method = True
 control_socket_disable = True
-# Never gunicorn's "debug": there it shows what clients send, with their keys.
-loglevel = "warning" if _loaded.logging.level != "debug" else "info"
+
+
+def _changeable(settings: Settings) -> dict[str, Any]:
+    """Return those settings of gunicorn that a reload may change."""
+    # Never gunicorn's "debug": there it shows what clients send, with their keys.
+    loglevel = "warning" if settings.logging.level != "debug" else "info"
+    return {"workers": settings.workers, "loglevel": loglevel}
+
+
+globals().update(_changeable(_loaded))
 
 # Must be set before the first import of the Prometheus library, here and in the workers.
 _owns_metrics = "PROMETHEUS_MULTIPROC_DIR" not in os.environ
 if _owns_metrics:
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(_metrics_directory())
 
-_recorder: Supervisor | None = None
-if _loaded.recording:
-    _recorder = Supervisor([sys.executable, "-m", "ccproxy_flask.recorder"])
-elif _loaded.scheduling:
+
+def _companion(settings: Settings) -> str | None:
+    """Return the module that runs beside the workers."""
+    if settings.recording:
+        return "ccproxy_flask.recorder"
     # In the recorder's place: it is the recorder that does this too.
-    _recorder = Supervisor([sys.executable, "-m", "ccproxy_flask.scheduler"])
+    return "ccproxy_flask.scheduler" if settings.scheduling else None
+
+
+_recorder: Supervisor | None = None
+if (_module := _companion(_loaded)) is not None:
+    _recorder = Supervisor([sys.executable, "-m", _module, handover.FLAG], handover.packed(_loaded))
 
 
 def on_starting(server: Any) -> None:
-    """Refuse to show the operator's pages to other machines without a token."""
-    if not has_operator_pages(_loaded):
-        return
-    for address in server.cfg.address:
-        host = address[0] if isinstance(address, tuple) else "unix:"
+    """Refuse addresses that are taken, and pages open to other machines without a token."""
+    try:
+        _refuse_open_pages(handover.current(), server.cfg.address)
+        # Else it has the listeners of systemd, or of the server in whose place it comes.
+        if not {"LISTEN_FDS", "GUNICORN_FD"} & os.environ.keys():
+            refuse_taken(server.cfg.address)
+    except SettingsError as error:
+        _give_up(error, _WRONG_SETTING)
+    except CannotListen as error:
+        _give_up(error, _CANNOT_LISTEN)
+    server.reload = functools.partial(_reload, server, server.reload)
+
+
+def _refuse_open_pages(settings: Settings, addresses: Sequence[Any]) -> None:
+    hosts = [address[0] if isinstance(address, tuple) else "unix:" for address in addresses]
+    for host in hosts if has_operator_pages(settings) else ():
         if not is_loopback(host):
-            try:
-                refuse_open_pages(_loaded, host)
-            except SettingsError as error:
-                _give_up(error)
+            refuse_open_pages(settings, host)
+
+
+def _reload(server: Any, reload: Callable[[], None]) -> None:
+    """Load the settings anew, for all processes; where they are wrong, go on with the old ones."""
+    try:
+        settings = load_settings()
+        _refuse_lasting_changes(handover.current(), settings)
+        _refuse_open_pages(settings, server.cfg.address)
+    except SettingsError as error:
+        sys.stderr.write(f"ccproxy_flask: not reloaded, the settings stay as they were: {error}\n")
+        return
+    handover.hand_on(settings)
+    globals().update(_changeable(settings))
+    reload()
+    if _recorder is not None:
+        _recorder.restart(handover.packed(settings))
+
+
+def _refuse_lasting_changes(old: Settings, new: Settings) -> None:
+    lasting = {
+        "CCPROXY_HOST": (old.host, new.host),
+        "CCPROXY_PORT": (old.port, new.port),
+        "OBSERVABILITY__DUCKDB_PATH": (old.duckdb_path, new.duckdb_path),
+        "JOURNAL__DIRECTORY": (old.journal_directory, new.journal_directory),
+        "OBSERVABILITY__LOGS_COLLECTION_ENABLED": (old.recording, new.recording),
+        "SCHEDULER__…_ENABLED": (_companion(old), _companion(new)),
+    }
+    for name, (before, after) in lasting.items():
+        if before != after:
+            raise SettingsError(f"{name} cannot change while the server runs: restart it")
 
 
 def when_ready(server: Any) -> None:
@@ -107,7 +171,7 @@ def when_ready(server: Any) -> None:
     if _recorder is not None:
         _recorder.start()
     addresses = [str(listener) for listener in server.LISTENERS]
-    sys.stderr.write(banner(_loaded, addresses) + "\n")
+    sys.stderr.write(banner(handover.current(), addresses) + "\n")
     sys.stderr.flush()
 
 

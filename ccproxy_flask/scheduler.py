@@ -23,7 +23,7 @@ import structlog
 from . import logging, metrics
 from .errors import SettingsError
 from .export import client_of
-from .settings import Settings, load_settings
+from .settings import Settings, handover
 from .stats import StatsPrinter
 
 if TYPE_CHECKING:
@@ -144,9 +144,12 @@ def main() -> int:
     """Do what is scheduled until a signal, or until the parent dies. Returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m ccproxy_flask.scheduler", description=__doc__)
     parser.add_argument("--parent", type=int, help="end when this process, the parent, does")
-    parent = parser.parse_args().parent
+    parser.add_argument(handover.FLAG, action="store_true", help="take them from the parent")
+    options = parser.parse_args()
+    parent = options.parent
     try:
-        settings = load_settings()
+        given = options.settings_from_stdin
+        settings = handover.received(sys.stdin.buffer) if given else handover.current()
     except SettingsError as error:
         sys.stderr.write(f"ccproxy_flask.scheduler: {error}\n")
         return _CANNOT_START

@@ -40,8 +40,10 @@ Names may be in either case. An empty value in the environment or in `.env` coun
 our sections, and a wrong value, stop the start with one line that says which setting, in which file, and for an unknown
 name the nearest there is. Secrets are never shown in such a line.
 
-The defaults are those of the library: nothing is recorded or shown. The `ccproxy.toml` of this repository turns everything
-on for the machine it runs on.
+The defaults are those of the library: nothing is recorded or shown. `ccproxy-flask serve` and `run` turn everything on that
+you did not set, as long as only this machine can reach it (`CCPROXY_PROFILE`); so does the `ccproxy.toml` of this repository.
+
+A server reads its settings once, at the start and at each reload (SIGHUP), for all of its processes.
 
 Refused as contradictions: the dashboard without the logs endpoints; logs endpoints or collection with the backend `none`;
 operator pages (`/logs`, `/dashboard`, `/metrics`) on an address that other machines can reach without

@@ -464,8 +464,13 @@ def home(tmp_path, upstream):
 
 
 def test_run_starts_a_proxy_and_tells_what_it_cost(cli, home):
-    """Without a proxy one is started, and stopped; the client's exit code is ours."""
-    told = cli("run", "--", sys.executable, "-c", CALL_OPENAI + "raise SystemExit(7)", env=home)
+    """Without a proxy one is started, shows all pages, and is stopped; the exit code is kept."""
+    pages = (
+        "for page in ('/dashboard', '/metrics', '/logs/status'):\n"
+        "    urllib.request.urlopen(os.environ['ANTHROPIC_BASE_URL'] + page).read()\n"
+    )
+    client = CALL_OPENAI + pages + "raise SystemExit(7)"
+    told = cli("run", "--", sys.executable, "-c", client, env=home)
     assert told.returncode == 7, told.stderr
     assert "ccproxy: 1 request · 1,000 tokens in · 200 out\n" in told.stderr
     assert "ccproxy: cost: $0.000270\n" in told.stderr

@@ -15,6 +15,14 @@ from ccproxy_flask.settings import Settings, is_loopback, load_settings
 SHIPPED = Path(__file__).parent.parent / "ccproxy.toml"
 
 
+FLAGS = {
+    "metrics_endpoint_enabled",
+    "logs_endpoints_enabled",
+    "logs_collection_enabled",
+    "dashboard_enabled",
+}
+
+
 @pytest.fixture
 def elsewhere(tmp_path, monkeypatch):
     """An environment and a working directory without any settings."""
@@ -49,6 +57,31 @@ def test_defaults_are_the_published_ones(elsewhere):
     assert scheduler.stats_printing_interval_seconds == 300
     assert settings.duckdb_path == elsewhere / "home/.local/share/ccproxy/metrics.duckdb"
     assert settings == load_settings({}, elsewhere)
+
+
+@pytest.mark.parametrize(
+    ("environ", "off"),
+    [
+        ({}, set()),
+        ({"OBSERVABILITY__DASHBOARD_ENABLED": "false"}, {"dashboard_enabled"}),
+        (
+            {"OBSERVABILITY__LOGS_ENDPOINTS_ENABLED": "false"},
+            {"logs_endpoints_enabled", "dashboard_enabled"},
+        ),
+        (
+            {"OBSERVABILITY__LOG_STORAGE_BACKEND": "none"},
+            {"logs_endpoints_enabled", "logs_collection_enabled", "dashboard_enabled"},
+        ),
+        ({"CCPROXY_HOST": "0.0.0.0"}, FLAGS),  # noqa: S104  meant
+        ({"CCPROXY_HOST": "0.0.0.0", "SECURITY__AUTH_TOKEN": "t0ken"}, set()),  # noqa: S104
+        ({"CCPROXY_PROFILE": "library"}, FLAGS),
+    ],
+    ids=str,
+)
+def test_local_profile_shows_what_is_not_turned_off(elsewhere, environ, off):
+    """`serve` turns on what the settings leave open, where other machines cannot see it."""
+    shown = load_settings(environ, elsewhere, profile="local").observability
+    assert {name for name in FLAGS if not getattr(shown, name)} == off
 
 
 def test_shipped_file_turns_everything_on_for_this_machine(elsewhere):

@@ -47,7 +47,7 @@ HOMES = {
 # The one place that reads it for settings; the others see to what the Prometheus library reads.
 READS_ENVIRONMENT = {
     *("settings/loading.py", "gunicorn_config.py", "metrics/collectors.py", "metrics/shared.py"),
-    *("cli/run.py", "cli/keeper.py"),  # they start other programs in it
+    *("cli/run.py", "cli/autostart.py", "cli/serve.py"),  # they start other programs in it
 }
 
 

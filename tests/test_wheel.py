@@ -18,12 +18,6 @@ import pytest
 import requests
 
 ROOT = Path(__file__).parent.parent
-PAGES = {
-    "OBSERVABILITY__DASHBOARD_ENABLED": "true",
-    "OBSERVABILITY__LOGS_ENDPOINTS_ENABLED": "true",
-    "OBSERVABILITY__LOGS_COLLECTION_ENABLED": "true",
-    "OBSERVABILITY__METRICS_ENDPOINT_ENABLED": "true",
-}
 
 
 @pytest.fixture(scope="module")
@@ -65,20 +59,24 @@ def test_wheel_has_everything_the_pages_need(wheel):
 
 
 @pytest.mark.slow
-def test_installed_wheel_serves_outside_the_checkout(installed, tmp_path):
-    """From an empty directory, the installed package proxies, records and shows its pages."""
-    with served(installed, tmp_path) as url:
-        assert until(lambda: requests.get(f"{url}/health", timeout=5).status_code == 200)
-        page = requests.get(f"{url}/dashboard", timeout=5)
+def test_installed_wheel_serves_outside_the_checkout(installed, tmp_path, upstream):
+    """From an empty directory and without settings, `serve` proxies, records, shows all pages."""
+    with served(installed, tmp_path, upstream.url) as url:
+        assert until(lambda: requests.get(f"{url}/health", timeout=20).status_code == 200)
+        page = requests.get(f"{url}/dashboard", timeout=20)
         assert page.status_code == 200
         linked = re.findall(r'(?:src|href)="(/[^"]+\.(?:js|css))"', page.text)
         assert linked
         for path in linked:
-            assert requests.get(url + path, timeout=5).status_code == 200
-        assert until(lambda: requests.get(f"{url}/logs/entries", timeout=5).status_code == 200)
+            assert requests.get(url + path, timeout=20).status_code == 200
+        assert until(lambda: requests.get(f"{url}/logs/entries", timeout=20).status_code == 200)
+        requests.post(f"{url}/v1/chat/completions", b"{}", timeout=20)
+        assert until(
+            lambda: requests.get(f"{url}/logs/entries", timeout=20).json()["total_count"] == 1
+        )
         # No provider is meant by this path: answered and counted without any network.
-        assert requests.get(f"{url}/nobody/here", timeout=5).status_code == 404
-        assert "ccproxy_" in requests.get(f"{url}/metrics", timeout=5).text
+        assert requests.get(f"{url}/nobody/here", timeout=20).status_code == 404
+        assert "ccproxy_" in requests.get(f"{url}/metrics", timeout=20).text
 
 
 def test_installed_wheel_has_its_command(installed, tmp_path):
@@ -97,29 +95,16 @@ def test_installed_wheel_has_its_command(installed, tmp_path):
 
 
 @contextlib.contextmanager
-def served(python: Path, directory: Path):
+def served(python: Path, directory: Path, upstream_url: str):
     """Start the server from *directory*, give its URL, and stop it."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     home = {"HOME": str(directory), "TMPDIR": str(directory), "PATH": os.environ["PATH"]}
     server = subprocess.Popen(
-        [
-            python,
-            "-m",
-            "gunicorn",
-            "-k",
-            "gevent",
-            "-w",
-            "1",
-            "-b",
-            f"127.0.0.1:{port}",
-            "-c",
-            "python:ccproxy_flask.gunicorn_config",
-            "ccproxy_flask.app:create_app()",
-        ],
+        [python, "-m", "ccproxy_flask.cli", "serve", "--workers", "1", "--port", str(port)],
         cwd=directory,
-        env={**home, **PAGES},
+        env={**home, "PROVIDERS__OPENAI__BASE_URL": upstream_url},
     )
     try:
         assert until(lambda: server.poll() is not None or connects(port))

@@ -34,7 +34,8 @@ def config_commands() -> None:
 @click.option("--set", "only_set", is_flag=True, help="Only what differs from the default.")
 def show_command(form: str, only_set: bool) -> None:
     """Show all settings, secrets hidden."""
-    configured = settings()
+    # What a profile turns on is not set by anybody.
+    configured = settings("library" if only_set else "local")
     found = configured.model_dump(exclude_defaults=only_set)
     if only_set and "providers" in found:
         built_in = Settings().providers

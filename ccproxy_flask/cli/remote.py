@@ -185,10 +185,10 @@ def _refusal(answer: Answer, status: int) -> Refused:
         return Refused(status, f"the proxy answers {status}", wait)
 
 
-def settings() -> Settings:
-    """Return the settings; raises CommandError with the one line that says what is wrong."""
+def settings(profile: str = "local", **overrides: Any) -> Settings:
+    """Return the settings as `serve` has them; raises CommandError with what is wrong."""
     try:
-        return load_settings()
+        return load_settings(profile=profile, **overrides)
     except SettingsError as error:
         raise CommandError(str(error), 2) from None
 

@@ -14,7 +14,7 @@ import click
 
 from ccproxy_flask.settings import is_loopback
 
-from .keeper import kept_up
+from .autostart import running_proxy
 from .remote import CommandError, Refused, Remote, remote, settings, url_option
 from .show import printable, summary_lines
 
@@ -62,7 +62,7 @@ def run_command(url: str | None, command: tuple[str, ...]) -> None:
     _leave_tidily()
     proxy = remote(url)
     if url is None:
-        with kept_up(settings(), proxy):
+        with running_proxy(settings(), proxy):
             code = _run_and_tell(proxy, command)
     elif proxy.is_up():
         code = _run_and_tell(proxy, command)

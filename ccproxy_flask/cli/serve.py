@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from ccproxy_flask.errors import SettingsError
-from ccproxy_flask.settings import Settings, load_settings
+from .remote import settings
 
-from .remote import CommandError
+if TYPE_CHECKING:
+    from ccproxy_flask.settings import Settings
 
 _SERVER = (
     *("-m", "gunicorn", "-k", "gevent"),
@@ -20,26 +20,26 @@ _SERVER = (
 _APPLICATION = "ccproxy_flask.app:create_app()"
 
 
-def server_command(host: str | None, port: int | None, workers: int | None) -> list[str]:
-    """Return the command that serves; what is None is as the settings say."""
-    command = [sys.executable, *_SERVER]
-    if host is not None or port is not None:
-        configured = settings_with(host, port, workers)
-        bare = configured.host.strip("[]")
-        address = f"[{bare}]" if ":" in bare else bare
-        command += ["-b", f"{address}:{configured.port}"]
-    if workers is not None:
-        command += ["-w", str(workers)]
-    return [*command, _APPLICATION]
+def server_command() -> list[str]:
+    """Return the command that serves."""
+    return [sys.executable, *_SERVER, _APPLICATION]
+
+
+def server_environment(configured: Settings) -> dict[str, str]:
+    """Return the environment in which that command serves with what *configured* says of it."""
+    return {
+        **os.environ,
+        "CCPROXY_HOST": configured.host,
+        "CCPROXY_PORT": str(configured.port),
+        "CCPROXY_WORKERS": str(configured.workers),
+        "CCPROXY_PROFILE": configured.profile,
+    }
 
 
 def settings_with(host: str | None, port: int | None, workers: int | None) -> Settings:
     """Return the settings with these instead of theirs; raises CommandError."""
     given: dict[str, Any] = {"host": host, "port": port, "workers": workers}
-    try:
-        return load_settings(**{name: it for name, it in given.items() if it is not None})
-    except SettingsError as error:
-        raise CommandError(str(error), 2) from None
+    return settings(**{name: it for name, it in given.items() if it is not None})
 
 
 @click.command("serve")
@@ -51,7 +51,7 @@ def serve_command(host: str | None, port: int | None, workers: int | None) -> No
 
     It runs in the foreground until SIGTERM or Ctrl-C; requests in flight may end.
     """
-    settings_with(host, port, workers)  # one clear line where something is wrong
+    environ = server_environment(settings_with(host, port, workers))
     sys.stdout.flush()
     # The server takes the place of this process: signals, and whoever watches it, reach it.
-    os.execv(sys.executable, server_command(host, port, workers))  # noqa: S606  our own command
+    os.execve(sys.executable, server_command(), environ)  # noqa: S606  our own command

@@ -24,7 +24,7 @@ from prometheus_client import (
 )
 
 from ccproxy_flask.redact import shortened
-from ccproxy_flask.settings import load_settings
+from ccproxy_flask.settings import handover
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -244,9 +244,9 @@ _shared: list[PushgatewayClient] = []
 
 
 def get_pushgateway_client() -> PushgatewayClient:
-    """Return the client of this process; made of the settings (:func:`load_settings`) once."""
+    """Return the client of this process; made of the settings once."""
     if not _shared:
-        _shared.append(client_of(load_settings()))
+        _shared.append(client_of(handover.current()))
     return _shared[0]
 
 

@@ -13,7 +13,7 @@ from ccproxy_flask import logging
 from ccproxy_flask.errors import SettingsError
 from ccproxy_flask.metrics import PrometheusMetrics
 from ccproxy_flask.scheduler import scheduled
-from ccproxy_flask.settings import Settings, load_settings
+from ccproxy_flask.settings import Settings, handover
 
 from .recorder import Recorder, on_signal, watch_parent
 
@@ -24,8 +24,8 @@ log = structlog.get_logger(__name__)
 _CANNOT_START = 2
 
 
-def _settings() -> Settings:
-    settings = load_settings()
+def _settings(from_stdin: bool) -> Settings:
+    settings = handover.received(sys.stdin.buffer) if from_stdin else handover.current()
     if not settings.recording:
         raise SettingsError("OBSERVABILITY__LOGS_COLLECTION_ENABLED is off: nothing to record")
     return settings
@@ -35,9 +35,10 @@ def main() -> int:
     """Record until a signal, or until the parent dies. Returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m ccproxy_flask.recorder", description=__doc__)
     parser.add_argument("--parent", type=int, help="end when this process, the parent, does")
+    parser.add_argument(handover.FLAG, action="store_true", help="take them from the parent")
     options = parser.parse_args()
     try:
-        settings = _settings()
+        settings = _settings(options.settings_from_stdin)
     except SettingsError as error:
         sys.stderr.write(f"ccproxy_flask.recorder: {error}\n")
         return _CANNOT_START

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import threading
@@ -27,12 +28,14 @@ os.register_at_fork(
 class Supervisor:
     """Starts *argv* ``--parent <pid>``, and starts it again whenever it ends, until :meth:`stop`.
 
+    It finds *stdin* on its standard input, each time.
+
     At once, but with a growing pause where it ends within a second of its start. The arbiter's own
     ``waitpid(-1)`` may collect the child before us; ``Popen.wait`` takes that for an end too.
     """
 
-    def __init__(self, argv: Sequence[str]) -> None:
-        self._argv = list(argv)
+    def __init__(self, argv: Sequence[str], stdin: bytes = b"") -> None:
+        self._argv, self._stdin = list(argv), stdin
         self._process: subprocess.Popen[bytes] | None = None
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
@@ -67,13 +70,22 @@ class Supervisor:
             process.kill()
             self._thread.join(timeout=1)
 
+    def restart(self, stdin: bytes) -> None:
+        """Let the process end, having stored what is there, and the next one begin with *stdin*."""
+        self._stdin = stdin
+        process = self._process
+        if process is not None and process.returncode is None:
+            process.terminate()
+
     def _run(self) -> None:
         argv = [*self._argv, "--parent", str(self._owner)]
         short_lives = 0
         while not self._stopping.is_set():
             began = time.monotonic()
             with _starting:
-                self._process = subprocess.Popen(argv, stdin=subprocess.DEVNULL)  # noqa: S603  ours
+                self._process = subprocess.Popen(argv, stdin=subprocess.PIPE)  # noqa: S603  ours
+            with contextlib.suppress(OSError):  # it ended already
+                self._process.communicate(self._stdin)
             self._process.wait()
             lived = time.monotonic() - began
             short_lives = short_lives + 1 if lived < _SHORT_LIFE_SECONDS else 0

@@ -1,5 +1,6 @@
 """All settings: the options, where they come from, and what they may not say together."""
 
+from . import handover
 from .loading import load_settings
 from .options import (
     RESERVED_NAMES,
@@ -18,6 +19,7 @@ __all__ = [
     "Provider",
     "Proxy",
     "Settings",
+    "handover",
     "has_operator_pages",
     "is_loopback",
     "load_settings",

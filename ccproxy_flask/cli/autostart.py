@@ -18,10 +18,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ccproxy_flask.settings import is_loopback
-
 from .remote import CommandError, Remote
-from .serve import server_command
+from .serve import server_command, server_environment
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,22 +35,22 @@ _LAST_WORDS = 2000
 
 
 @contextlib.contextmanager
-def kept_up(configured: Settings, proxy: Remote) -> Iterator[None]:
+def running_proxy(configured: Settings, proxy: Remote) -> Iterator[None]:
     """See to it that *proxy*, that of the settings, answers as long as the context lasts.
 
     Raises CommandError where it cannot be started.
     """
-    keeper = _Keeper(configured, proxy)
-    with keeper.lock("users") as users:
+    started = _SharedProxy(configured, proxy)
+    with started.lock("users") as users:
         fcntl.flock(users, fcntl.LOCK_SH)
-        keeper.start()
+        started.start()
         try:
             yield
         finally:
-            keeper.stop_if_last(users)
+            started.stop_if_last(users)
 
 
-class _Keeper:
+class _SharedProxy:
     def __init__(self, configured: Settings, proxy: Remote) -> None:
         self._settings, self._proxy = configured, proxy
         self._directory = configured.duckdb_path.parent
@@ -95,8 +93,8 @@ class _Keeper:
         log = os.open(self.path("log"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
             self._process = subprocess.Popen(  # noqa: S603  our own command
-                server_command(None, None, None),
-                env={**os.environ, **_recording(self._settings)},
+                server_command(),
+                env=server_environment(self._settings),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -139,14 +137,3 @@ def _locked(descriptor: int) -> bool:
     except BlockingIOError:
         return False
     return True
-
-
-def _recording(configured: Settings) -> dict[str, str]:
-    """Return what switches recording on where the settings say nothing of it."""
-    kept, host = configured.observability, configured.host
-    if kept.log_storage_backend == "none":
-        return {}
-    if not is_loopback(host) and configured.security.auth_token is None:
-        return {}
-    names = {"logs_collection_enabled", "logs_endpoints_enabled"} - kept.model_fields_set
-    return {f"OBSERVABILITY__{name.upper()}": "true" for name in names}
