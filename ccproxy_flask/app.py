@@ -16,8 +16,10 @@ from flask import Flask
 from . import __version__, dashboard, logging, logs, metrics, pages, serving, tracing
 from .journal import Feed, JournalWriter
 from .proxy import routes as proxy
+from .proxy.accounting import accounting
 from .proxy.hangup import HangupWatch
 from .proxy.providers import Providers
+from .proxy.timing import Timing, gaps
 from .proxy.upstream import Upstreams
 from .settings import Settings, handover
 from .store.remote import RemoteStore
@@ -25,6 +27,7 @@ from .tracers import ConsoleTracer, FileTracer, QueuedTracer, Trails
 from .usage import PriceBook
 
 if TYPE_CHECKING:
+    from .proxy.observers import ObserverFactory
     from .store.base import Store
 
 log = structlog.get_logger(__name__)
@@ -161,21 +164,24 @@ def _proxy_parts(parts: Parts) -> proxy.ProxyParts:
         settings=parts.settings,
         providers=Providers(parts.settings),
         upstreams=parts.upstreams,
-        prices=PriceBook(),
         watch=HangupWatch(),
         key_secret=_key_secret(parts.settings),
-        observe_gap=parts.metrics.observe_gap,
-        trails=_trails(parts),
+        observers=_observers(parts),
     )
 
 
-def _trails(parts: Parts) -> Trails | None:
+def _observers(parts: Parts) -> list[ObserverFactory]:
+    """Return who sees each exchange, in the order in which they are told."""
+    observers: list[ObserverFactory] = [
+        accounting(PriceBook()),
+        Timing,
+        gaps(parts.metrics.observe_gap),
+    ]
     options = parts.settings.tracing
-    if parts.tracer is None:
-        return None
-    return Trails(
-        parts.tracer, options.include_paths, options.exclude_paths, options.max_body_bytes
-    )
+    if parts.tracer is not None:
+        chosen = (options.include_paths, options.exclude_paths)
+        observers.append(Trails(parts.tracer, *chosen, options.max_body_bytes))
+    return observers
 
 
 def _register_pages(app: Flask, settings: Settings) -> None:

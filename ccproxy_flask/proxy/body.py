@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 from ..errors import BadRequest, BodyTooLarge, ClientDisconnected, ProxyError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 PIECE = 64 << 10
 
@@ -20,23 +20,19 @@ class Stream(Protocol):
         """Return *size* bytes, or fewer at the end."""
 
 
-class Watcher(Protocol):
-    """Sees a body pass."""
-
-    def feed(self, data: bytes, /) -> None:
-        """Take the next piece."""
-
-
 class RequestBody:
     """A body of *length* bytes, or in chunks where *length* is None.
 
     What fits into one piece is read at once, into ``whole``; the rest stays with the client until
-    the upstream takes it. Raises ClientDisconnected where the client stops in the middle,
-    BadRequest where its framing is malformed, and BodyTooLarge over *limit* bytes.
+    the upstream takes it. *on_piece* gets each piece, and ``b""`` behind the last one. Raises
+    ClientDisconnected where the client stops in the middle, BadRequest where its framing is
+    malformed, and BodyTooLarge over *limit* bytes.
     """
 
-    def __init__(self, stream: Stream, length: int | None, limit: int, reader: Watcher) -> None:
-        self._stream, self._limit, self._reader = stream, limit, reader
+    def __init__(
+        self, stream: Stream, length: int | None, limit: int, on_piece: Callable[[bytes], None]
+    ) -> None:
+        self._stream, self._limit, self._on_piece = stream, limit, on_piece
         self.length = length
         self.size = 0
         self._first = self._read()
@@ -97,7 +93,9 @@ class RequestBody:
         self.size += len(piece)
         if self.size > self._limit:
             raise BodyTooLarge(f"the request body is over the limit of {self._limit} bytes")
-        self._reader.feed(piece)
+        self._on_piece(piece)
+        if piece and self._is_end(piece):
+            self._on_piece(b"")
         return piece
 
     def _is_end(self, piece: bytes) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -21,24 +20,21 @@ from ..errors import (
     UpgradeRequired,
     error_body,
 )
-from ..tracers import Both
-from ..usage import PriceBook, RequestFacts, answer_reader, request_reader
 from . import headers as wire
 from .body import RequestBody
-from .inject import UsageRemover, asking_for_usage
-from .providers import Providers, Route, dialect_of
-from .relay import Relay, describe
-from .tap import Tap
+from .inject import Everything, UsageRemover, asking_for_usage
+from .observers import Observers, RequestHead, ResponseHead
+from .providers import OTHER, Providers, Route, dialect_of
+from .relay import Relay
 from .upstream import Answer, Call, Lifeline, Upstreams
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
-    from ..record import RequestRecord
     from ..settings import Settings
-    from ..tracers import Trail, Trails
-    from ..usage import RequestReader
     from .hangup import HangupWatch
+    from .inject import Filter
+    from .observers import ObserverFactory
 
 log = structlog.get_logger(__name__)
 
@@ -53,12 +49,10 @@ class ProxyParts:
     settings: Settings
     providers: Providers
     upstreams: Upstreams
-    prices: PriceBook
     watch: HangupWatch
     key_secret: bytes
-    observe_gap: Callable[[RequestRecord, float], None]
-    trails: Trails | None = None
-    """Where whole exchanges are traced; None where they are not."""
+    observers: Sequence[ObserverFactory] = ()
+    """Who sees exchanges, in the order in which they are told."""
 
 
 class Exchange:
@@ -70,15 +64,17 @@ class Exchange:
         self._headers = serving.request_headers(environ)
         self._named = wire.first_values(self._headers)
         self._path, self._query = serving.raw_target(environ)
-        self._trail: Trail | None = None
+        self._route: Route | None = None
+        self._observers: Observers | None = None
+        self._body: RequestBody | None = None
+        self._shown: Filter = Everything()
+        self._began: float | None = None
         self._line = Lifeline()
         self._socket_fd: int | None = None
 
     def answer(self) -> Response | Relay:
         """Return the answer to the request: its own, or one of ours; a defect's, too."""
         try:
-            if self._parts.trails is not None:
-                self._trail = self._begin_trail(self._parts.trails)
             self._check()
             return self._run()
         except ProxyError as error:
@@ -114,128 +110,99 @@ class Exchange:
     def _run(self) -> Relay:
         """Send the request upstream, and return its answer as it comes."""
         route = self._parts.providers.resolve(self._method, self._path, self._named)
+        self._route = route
         self._note_route(route)
         if "upgrade" in self._named and "upgrade" in self._named.get("connection", "").lower():
             raise UpgradeRequired("this proxy speaks plain HTTP here: send the request over HTTP")
-        reader = request_reader(route.api, self._named, route.path)
         try:
-            body = self._body(reader)
-            call, remover = self._call(route, body)
+            call = self._call(route)
         finally:
-            self._note_facts(reader.close())
             self._trace.start()
-        return self._relay(route, call, body, reader, remover)
+        return self._sent(call)
 
-    def _relay(
-        self,
-        route: Route,
-        call: Call,
-        body: RequestBody | None,
-        reader: RequestReader,
-        remover: UsageRemover | None,
-    ) -> Relay:
+    def _sent(self, call: Call) -> Relay:
+        """Send *call*, and return the answer that comes."""
         self._watch()
-        if self._trail is not None:
-            is_whole = body is None or body.plain is not None or remover is not None
-            changed = body.whole if body is not None and remover is not None else None
-            self._trail.sends(call.base_url + call.target, call.headers, changed, is_whole)
-        began = self._trace.elapsed()
+        self._began = self._trace.elapsed()
         try:
             answer = self._parts.upstreams.send(call, self._line)
         except BaseException:
             self._unwatch()
-            self._note_sent(began, body, reader)
+            self._note_sent()
             self._let_upload_end()
             raise
         try:
-            return self._relayed(route, answer, began, body, reader, remover)
+            return self._relayed(answer)
         except BaseException:  # nobody else would end the answer
             self._unwatch()
             answer.close()
             raise
 
-    def _relayed(
-        self,
-        route: Route,
-        answer: Answer,
-        began: float,
-        body: RequestBody | None,
-        reader: RequestReader,
-        remover: UsageRemover | None,
-    ) -> Relay:
+    def _relayed(self, answer: Answer) -> Relay:
         self._let_upload_end()
         head_at = self._trace.elapsed()
-        content_type = answer.named.get("content-type", "")
-        encoding = answer.named.get("content-encoding", "")
-        tap = Tap(answer_reader(route.api, answer.status, content_type, encoding))
-        self._note_head(answer, head_at)
-        if self._trail is not None:
-            self._trail.head(answer.status, answer.headers, content_type)
-        if encoding or "event-stream" not in content_type:
-            remover = None
-        return Relay(
-            answer,
-            self._answer_headers(answer, remover is not None),
-            tap,
-            self._trace,
-            partial(self._end, route, tap, began, body, reader),
-            remover,
-            self._trail,
+        self._note_head(answer)
+        observers = self._observed()
+        observers.response_head(
+            ResponseHead(answer.status, answer.reason, answer.headers, answer.named, head_at)
         )
+        content_type = answer.named.get("content-type", "")
+        if "content-encoding" in answer.named or "event-stream" not in content_type:
+            self._shown = Everything()
+        headers = self._answer_headers(answer)
+        return Relay(answer, headers, self._shown, observers, self._trace, self._end)
 
-    def _end(
-        self,
-        route: Route,
-        tap: Tap,
-        began: float,
-        body: RequestBody | None,
-        reader: RequestReader,
-        error: BaseException | None,
-    ) -> None:
+    def _end(self, error: BaseException | None) -> None:
         self._unwatch()
-        self._note_sent(began, body, reader)
-        if self._trail is not None:
-            self._trail.end(error)
+        self._note_sent()
         record = self._trace.record
         if error is not None:
             tracing.note_error(record, error)
-        describe(record, tap, error)
-        self._price(route, tap)
-        if tap.longest_gap is not None and record.streaming:
-            self._parts.observe_gap(record, tap.longest_gap)
+        record.client_disconnected = isinstance(error, ClientDisconnected)
+        self._observed().end(record, error)
 
-    def _price(self, route: Route, tap: Tap) -> None:
-        record = self._trace.record
-        usage = tap.close().usage
-        if usage is None:
-            return
-        price = self._parts.prices.price(
-            record.provider,
-            route.api,
-            usage,
-            model=record.model,
-            model_requested=record.model_requested,
-            at=record.timestamp,
-        )
-        if price is None:
-            return
-        record.cost_usd, record.cost_source = price.total, price.source
-        record.cost_input_usd, record.cost_output_usd = price.input, price.output
-        record.cost_cache_usd = price.cache
-        if price.source == "provider":
-            record.cost_sdk_usd = price.total
+    def _observed(self, sent: wire.Headers | None = None) -> Observers:
+        """Return the observers; they are told of the request when they are first asked for.
 
-    def _body(self, reader: RequestReader) -> RequestBody | None:
+        *sent* are the headers with which it goes on, None where it does not.
+        """
+        if self._observers is None:
+            record, route, target = self._trace.record, self._route, self._target(self._path)
+            head = RequestHead(
+                request_id=record.request_id,
+                method=self._method,
+                target=target,
+                headers=self._headers,
+                named=self._named,
+                client_ip=record.client_ip,
+                provider=route.provider if route else None,
+                endpoint=route.endpoint if route else OTHER,
+                dialect=route.api if route else "other",
+                path=route.path if route else "",
+                url=(
+                    route.upstream.base_url + self._target(route.path)
+                    if route is not None and sent is not None
+                    else ""
+                ),
+                sent_headers=sent or [],
+            )
+            self._observers = Observers(self._parts.observers, record, head)
+        return self._observers
+
+    def _target(self, path: str) -> str:
+        return f"{path}?{self._query}" if self._query else path
+
+    def _read_body(self, on_piece: Callable[[bytes], None]) -> RequestBody | None:
         limit = self._parts.settings.proxy.max_body_bytes
-        watcher = reader if self._trail is None else Both(reader.feed, self._trail.feed)
         length = self._named.get("content-length")
         if length is None:
             coding = self._named.get("transfer-encoding")
             if coding is None:
+                on_piece(b"")
                 return None
             if coding.lower() != "chunked":
                 raise BadRequest("the body has a transfer coding other than chunked")
-            return RequestBody(self._environ["wsgi.input"], None, limit, watcher)
+            return RequestBody(self._environ["wsgi.input"], None, limit, on_piece)
         if not length.isdigit():
             raise BadRequest(f"content-length {length[:20]!r} is not a number")
         if int(length) > limit:
@@ -244,31 +211,66 @@ class Exchange:
                 "(PROXY__MAX_BODY_BYTES)"
             )
         if int(length) == 0:
+            on_piece(b"")
             return None
-        return RequestBody(self._environ["wsgi.input"], int(length), limit, watcher)
+        return RequestBody(self._environ["wsgi.input"], int(length), limit, on_piece)
 
-    def _call(self, route: Route, body: RequestBody | None) -> tuple[Call, UsageRemover | None]:
+    def _call(self, route: Route) -> Call:
         options, upstream = self._parts.settings.proxy, route.upstream
         headers = wire.to_upstream(self._headers)
         if upstream.api_key is not None and wire.client_key(self._named, self._query) is None:
             headers.append(wire.key_header(route.api, upstream.api_key.get_secret_value()))
-        remover = None
-        if options.inject_stream_usage and body is not None and route.api == "openai_chat":
-            remover, headers = _asking(body, headers, self._named)
-        call = Call(
+        may_ask = options.inject_stream_usage and "content-encoding" not in self._named
+        if may_ask and route.api == "openai_chat":
+            headers = self._asking(headers)
+        else:
+            self._observed(headers)
+            self._body = self._read_body(self._observe_piece)
+        return Call(
             base_url=upstream.base_url,
             method=self._method,
-            target=f"{route.path}?{self._query}" if self._query else route.path,
+            target=self._target(route.path),
             headers=headers,
-            body=body,
+            body=self._body,
             connect_timeout=upstream.timeout_connect_seconds or options.timeout_connect_seconds,
             read_timeout=upstream.timeout_read_seconds or options.timeout_read_seconds,
         )
-        return call, remover
 
-    def _answer_headers(self, answer: Answer, is_changed: bool) -> serving.WireHeaders:
+    def _observe_piece(self, data: bytes) -> None:
+        self._observed().request_chunk(data, self._trace.elapsed())
+
+    def _asking(self, headers: wire.Headers) -> wire.Headers:
+        """Read the body whole, let it ask for usage, and return the headers that it then has."""
+        came: list[bytes] = []
+        try:
+            body = self._body = self._read_body(came.append)
+            if body is not None:
+                whole = body.read_all()
+                changed = asking_for_usage(whole)
+                if changed is not None:
+                    self._shown = UsageRemover()
+                body.replace(whole if changed is None else changed)
+                came = [body.whole or b"", b""]
+                headers = self._asking_headers(headers, body, changed is not None)
+        finally:
+            self._observed(headers)
+            for piece in came:
+                self._observe_piece(piece)
+        return headers
+
+    def _asking_headers(
+        self, headers: wire.Headers, body: RequestBody, is_changed: bool
+    ) -> wire.Headers:
+        kept = [pair for pair in headers if pair[0] not in ("content-length", "accept-encoding")]
+        encoding = "identity" if is_changed else self._named.get("accept-encoding")
+        if encoding is not None:
+            kept.append(("accept-encoding", encoding))
+        kept.append(("content-length", str(body.length)))
+        return kept
+
+    def _answer_headers(self, answer: Answer) -> serving.WireHeaders:
         headers = serving.WireHeaders(wire.to_client(answer.headers))
-        if is_changed:
+        if isinstance(self._shown, UsageRemover):
             wire.drop(headers, "content-length")
         if tracing.REQUEST_ID_HEADER in answer.named:  # of another ccproxy behind this one
             wire.drop(headers, tracing.REQUEST_ID_HEADER)
@@ -304,14 +306,16 @@ class Exchange:
         tracing.note_error(record, error)
         record.status_code = answer.status_code
         answer.call_on_close(self._trace.finish)
-        if self._trail is not None:
-            self._trail.answered(answer.status_code, list(answer.headers), answer.get_data(), error)
+        observers, at = self._observed(), self._trace.elapsed()
+        reason = answer.status.partition(" ")[2]
+        headers = list(answer.headers)
+        named = wire.first_values(headers)
+        if observers.response_head(
+            ResponseHead(answer.status_code, reason, headers, named, at, own=True)
+        ):
+            observers.response_chunk(answer.get_data(), at)
+        observers.end(record, error)
         return answer
-
-    def _begin_trail(self, trails: Trails) -> Trail | None:
-        target = f"{self._path}?{self._query}" if self._query else self._path
-        request_id = self._trace.record.request_id
-        return trails.begin(request_id, self._method, target, self._headers)
 
     def _watch(self) -> None:
         sock = serving.client_socket(self._environ)
@@ -338,42 +342,17 @@ class Exchange:
         key = wire.client_key(self._named, self._query)
         record.api_key_id = redact.key_id(self._parts.key_secret, key) if key else None
 
-    def _note_facts(self, facts: RequestFacts) -> None:
-        record = self._trace.record
-        record.model_requested = record.model = facts.model
-        record.streaming = bool(facts.streaming)
-        record.session_id, record.user_id = facts.session_id, facts.user_id
-        record.agent_id, record.retry_count = facts.agent_id, facts.retry_count
-
-    def _note_head(self, answer: Answer, at: float) -> None:
+    def _note_head(self, answer: Answer) -> None:
         record = self._trace.record
         record.status_code = answer.status
-        record.ttfb_ms = at * 1000
         for name in _UPSTREAM_REQUEST_IDS:
             if value := answer.named.get(name):
                 record.upstream_request_id = redact.shortened(value, _LONGEST_ID)
                 break
 
-    def _note_sent(self, began: float, body: RequestBody | None, reader: RequestReader) -> None:
+    def _note_sent(self) -> None:
         record = self._trace.record
-        record.upstream_ms = (self._trace.elapsed() - began) * 1000
-        if body is not None:
-            record.request_bytes = body.size
-            if body.plain is None:  # the rest of a long body was read meanwhile
-                self._note_facts(reader.close())
-
-
-def _asking(
-    body: RequestBody, headers: wire.Headers, named: dict[str, str]
-) -> tuple[UsageRemover | None, wire.Headers]:
-    if "content-encoding" in named:
-        return None, headers
-    whole = body.read_all()
-    changed = asking_for_usage(whole)
-    body.replace(whole if changed is None else changed)
-    kept = [pair for pair in headers if pair[0] not in ("content-length", "accept-encoding")]
-    encoding = "identity" if changed is not None else named.get("accept-encoding")
-    if encoding is not None:
-        kept.append(("accept-encoding", encoding))
-    kept.append(("content-length", str(body.length)))
-    return (UsageRemover() if changed is not None else None), kept
+        if self._began is not None:
+            record.upstream_ms = (self._trace.elapsed() - self._began) * 1000
+        if self._body is not None:
+            record.request_bytes = self._body.size

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from .. import redact
 from ..errors import CcproxyError, ClientDisconnected, WorkerStopped
 
 if TYPE_CHECKING:
@@ -13,10 +12,9 @@ if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIEnvironment
 
     from ..serving import WireHeaders
-    from ..tracers import Trail
     from ..tracing import Trace
-    from .inject import UsageRemover
-    from .tap import Tap
+    from .inject import Filter
+    from .observers import Observers
     from .upstream import Answer
 
 
@@ -26,21 +24,20 @@ class Relay:
     Ends in exactly one of three ways: the answer was sent whole, the upstream broke off (the
     client's connection is cut, so that it cannot take the part for the whole), or the client went
     away. ``close()`` is called after each of them, and tells *on_end* which: None or the error.
+    The *observers* see each piece as it came, the client sees what *shown* makes of it.
     """
 
     def __init__(
         self,
         answer: Answer,
         headers: WireHeaders,
-        tap: Tap,
+        shown: Filter,
+        observers: Observers,
         trace: Trace,
         on_end: Callable[[BaseException | None], None],
-        remover: UsageRemover | None = None,
-        trail: Trail | None = None,
     ) -> None:
-        self._answer, self._tap, self._trace = answer, tap, trace
-        self._wire_headers, self._on_end, self._remover = headers, on_end, remover
-        self._trail = trail
+        self._answer, self._observers, self._trace = answer, observers, trace
+        self._wire_headers, self._on_end, self._shown = headers, on_end, shown
         self._sent_whole = False
         self._error: BaseException | None = None
         self._closed = False
@@ -62,21 +59,19 @@ class Relay:
 
     def pieces(self) -> Iterator[bytes]:
         """Yield the body as it comes; first nothing, where there is none yet, to send the head."""
-        answer, tap, elapsed = self._answer, self._tap, self._trace.elapsed
-        traced = None if self._trail is None else self._trail.piece
+        answer, shown, elapsed = self._answer, self._shown, self._trace.elapsed
+        observe = self._observers.response_chunk
         try:
             if not answer.ready:
                 yield b""
             while data := answer.read():
                 now = elapsed()
-                if traced is not None:
-                    traced(data)
                 try:
-                    yield data if self._remover is None else self._remover.feed(data)
+                    yield shown.feed(data)
                 finally:
-                    tap.feed(data, now)  # after the bytes are on their way
-            if self._remover is not None:
-                yield self._remover.close()
+                    observe(data, now)  # after the bytes are on their way
+            if rest := shown.close():
+                yield rest
         except CcproxyError as error:
             self._error = error
             # gunicorn cuts the client's connection on this one, and logs no traceback
@@ -116,26 +111,3 @@ class _Body:
     def close(self) -> None:
         self._pieces.close()  # type: ignore[attr-defined]  # a generator
         self._relay.close()
-
-
-def describe(record: Any, tap: Tap, error: BaseException | None) -> None:
-    """Fill *record* with what the answer that passed *tap* said of itself."""
-    answer = tap.close()
-    record.streaming = answer.streaming
-    record.model = answer.model or record.model_requested
-    record.finish_reason = redact.shortened(answer.finish_reason, 64)
-    record.chunks, record.response_bytes = tap.chunks, tap.size
-    if tap.first_content is not None:
-        record.ttft_ms = tap.first_content * 1000
-    usage = answer.usage
-    if usage is not None:
-        record.tokens_input = usage.tokens_input
-        record.tokens_output = usage.tokens_output
-        record.cache_read_tokens = usage.cache_read_tokens
-        record.cache_write_tokens = usage.cache_write_tokens
-        record.cache_write_1h_tokens = usage.cache_write_1h_tokens
-        record.tokens_reasoning = usage.tokens_reasoning
-    if error is None and answer.error_type is not None:
-        record.error_type, record.error_message = answer.error_type, answer.error_message
-    if isinstance(error, ClientDisconnected):
-        record.client_disconnected = True

@@ -6,10 +6,9 @@ from .base import Headers, NullTracer, RequestTracer, StreamingTracer, Tracer
 from .console import ConsoleTracer
 from .files import FileTracer, read_trace
 from .queued import QueuedTracer
-from .trail import Both, Trail, Trails
+from .trail import Trail, Trails
 
 __all__ = [
-    "Both",
     "ConsoleTracer",
     "FileTracer",
     "Headers",

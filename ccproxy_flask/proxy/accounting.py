@@ -1,0 +1,116 @@
+"""The observer that reads along: model, usage, what it cost, how it ended. Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .. import redact
+from ..usage import answer_reader, request_reader
+from .observers import NullObserver
+
+if TYPE_CHECKING:
+    from ..record import RequestRecord
+    from ..usage import AnswerReader, PriceBook, Usage
+    from .observers import ObserverFactory, RequestHead, ResponseHead
+
+_LONGEST_REASON = 64
+
+
+class Accounting(NullObserver):
+    """Fills *record* with what request and answer say of themselves, and prices it."""
+
+    __slots__ = (
+        "_answer",
+        "_begun",
+        "_content_seen",
+        "_dialect",
+        "_is_noted",
+        "_prices",
+        "_record",
+        "_request",
+    )
+
+    def __init__(self, prices: PriceBook, record: RequestRecord, head: RequestHead) -> None:
+        self._prices, self._record, self._dialect = prices, record, head.dialect
+        self._request = request_reader(head.dialect, head.named, head.path)
+        self._answer: AnswerReader | None = None
+        self._begun = self._is_noted = self._content_seen = False
+
+    def request_chunk(self, data: bytes, at: float) -> None:  # noqa: ARG002  an observer's signature
+        """Read a piece; what the first one says is noted at once, for the record's first line."""
+        if data:
+            self._request.feed(data)
+            self._is_noted = False
+        if not data or not self._begun:
+            self._begun = True
+            self._note_request()
+
+    def response_head(self, head: ResponseHead) -> None:
+        """Begin to read the upstream's answer."""
+        if not head.own:
+            kind, coding = head.named.get("content-type"), head.named.get("content-encoding")
+            self._answer = answer_reader(self._dialect, head.status, kind, coding)
+
+    def response_chunk(self, data: bytes, at: float) -> None:
+        """Read a piece, and take the time of the first token."""
+        reader = self._answer
+        if reader is None:
+            return
+        reader.feed(data)
+        if not self._content_seen and reader.content_seen:
+            self._content_seen = True
+            self._record.ttft_ms = at * 1000
+
+    def end(self, record: RequestRecord, error: BaseException | None) -> None:
+        """Write down what was found out."""
+        self._note_request()
+        if self._answer is None:
+            return
+        answer = self._answer.close()
+        record.model = answer.model or record.model_requested
+        record.finish_reason = redact.shortened(answer.finish_reason, _LONGEST_REASON)
+        if error is None and answer.error_type is not None:
+            record.error_type, record.error_message = answer.error_type, answer.error_message
+        if answer.usage is not None:
+            _note_usage(record, answer.usage)
+            self._price(record, answer.usage)
+
+    def _note_request(self) -> None:
+        if self._is_noted:
+            return
+        self._is_noted = True
+        facts, record = self._request.close(), self._record
+        record.model_requested = record.model = facts.model
+        record.streaming = bool(facts.streaming)
+        record.session_id, record.user_id = facts.session_id, facts.user_id
+        record.agent_id, record.retry_count = facts.agent_id, facts.retry_count
+
+    def _price(self, record: RequestRecord, usage: Usage) -> None:
+        price = self._prices.price(
+            record.provider,
+            self._dialect,
+            usage,
+            model=record.model,
+            model_requested=record.model_requested,
+            at=record.timestamp,
+        )
+        if price is None:
+            return
+        record.cost_usd, record.cost_source = price.total, price.source
+        record.cost_input_usd, record.cost_output_usd = price.input, price.output
+        record.cost_cache_usd = price.cache
+        if price.source == "provider":
+            record.cost_sdk_usd = price.total
+
+
+def _note_usage(record: RequestRecord, usage: Usage) -> None:
+    record.tokens_input, record.tokens_output = usage.tokens_input, usage.tokens_output
+    record.cache_read_tokens = usage.cache_read_tokens
+    record.cache_write_tokens = usage.cache_write_tokens
+    record.cache_write_1h_tokens = usage.cache_write_1h_tokens
+    record.tokens_reasoning = usage.tokens_reasoning
+
+
+def accounting(prices: PriceBook) -> ObserverFactory:
+    """Return what makes an :class:`Accounting` for each exchange."""
+    return lambda record, head: Accounting(prices, record, head)
