@@ -27,6 +27,8 @@ from .tracers import ConsoleTracer, FileTracer, QueuedTracer, Trails
 from .usage import PriceBook
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from .proxy.observers import ObserverFactory
     from .store.base import Store
 
@@ -112,12 +114,17 @@ class Parts:
         self.writer.close()
 
 
-def create_app(settings: Settings | None = None, store: Store | None = None) -> Flask:
+def create_app(
+    settings: Settings | None = None,
+    store: Store | None = None,
+    observers: Iterable[ObserverFactory] = (),
+) -> Flask:
     """Return the application.
 
     *settings* default to those that the server handed on, else to those of the environment
     (:mod:`.settings.handover`; raises SettingsError).
-    *store* answers queries instead of the recorder behind its socket.
+    *store* answers queries instead of the recorder behind its socket. *observers* are told of
+    each exchange, after our own.
     """
     settings = handover.current() if settings is None else settings
     app = Flask(
@@ -137,7 +144,7 @@ def create_app(settings: Settings | None = None, store: Store | None = None) -> 
     )
     tracing.init_app(app, _sinks(parts))
     _register_pages(app, settings)
-    proxy.init_app(app, _proxy_parts(parts))
+    proxy.init_app(app, _proxy_parts(parts, [*_observers(parts), *observers]))
     app.wsgi_app = serving.Edge(app.wsgi_app)  # type: ignore[method-assign]  # Flask's documented way
     parts.tend()
     return app
@@ -159,14 +166,14 @@ def _sinks(parts: Parts) -> tracing.Sinks:
     return sinks
 
 
-def _proxy_parts(parts: Parts) -> proxy.ProxyParts:
+def _proxy_parts(parts: Parts, observers: list[ObserverFactory]) -> proxy.ProxyParts:
     return proxy.ProxyParts(
         settings=parts.settings,
         providers=Providers(parts.settings),
         upstreams=parts.upstreams,
         watch=HangupWatch(),
         key_secret=_key_secret(parts.settings),
-        observers=_observers(parts),
+        observers=observers,
     )
 
 
