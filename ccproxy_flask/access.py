@@ -24,10 +24,10 @@ import threading
 import time
 from functools import lru_cache
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
 import orjson
-from flask import Response, current_app, redirect, request, url_for
+from flask import Response, current_app, redirect, request
 from itsdangerous import BadSignature, URLSafeTimedSerializer
 
 if TYPE_CHECKING:
@@ -102,8 +102,12 @@ def _is_address(name: str) -> bool:
 
 
 def _refuse_foreign_host() -> Response | None:
-    host = request.environ.get("HTTP_HOST", "")
-    if host_allowed(host, _settings().security.allowed_hosts):
+    # Where a trusted proxy told another name, both count: a page whose name was made to point
+    # here can send X-Forwarded-Host, but not another Host.
+    given = request.environ.get("HTTP_HOST", "")
+    received = request.environ.get("werkzeug.proxy_fix.orig", {}).get("HTTP_HOST") or given
+    allowed = _settings().security.allowed_hosts
+    if host_allowed(given, allowed) and host_allowed(received, allowed):
         return None
     message = "This host name is not served here. Add it to SECURITY__ALLOWED_HOSTS to allow it."
     return error_response(403, "not_allowed", message)
@@ -125,10 +129,12 @@ def comes_from_own_page(fetch_site: str | None, origin: str | None) -> bool:
     """Tell whether the request in hand comes from our own page or from no page at all.
 
     *fetch_site* and *origin* are its ``Sec-Fetch-Site`` and ``Origin`` headers. `same-site` is not
-    enough: every port of localhost is the same site.
+    enough: every port of localhost is the same site. What the browser says of itself decides; only
+    where it does not (WebSockets; plain HTTP), ``Origin`` is compared with ``Host``, which a proxy
+    may have changed.
     """
-    if fetch_site is not None and fetch_site not in ("same-origin", "none"):
-        return False
+    if fetch_site is not None:
+        return fetch_site in ("same-origin", "none")
     if origin is None:
         return True
     # The scheme is left out: behind a proxy that ends TLS we do not know what the browser used.
@@ -147,8 +153,8 @@ def _refuse_stranger() -> AnyResponse | None:
     if token is None or _bearer_fits(token) or session_fits(token, request.cookies.get(COOKIE)):
         return None
     if _is_person() and SIGN_IN_ENDPOINT in current_app.view_functions:
-        wanted = request.root_path + request.full_path.removesuffix("?")
-        return redirect(url_for(SIGN_IN_ENDPOINT, next=local_path(wanted)), 303)
+        wanted = local_path(request.full_path.removesuffix("?"))
+        return redirect(relative_url(f"/dashboard/sign-in?{urlencode({'next': wanted})}"), 303)
     refusal = error_response(
         401, "authentication", "Send SECURITY__AUTH_TOKEN as a bearer token, or sign in."
     )
@@ -186,7 +192,15 @@ def local_path(path: str | None) -> str:
     """Return *path* where it is one of this server, else the dashboard: no open redirects."""
     if path is not None and len(path) <= 2048 and _LOCAL_PATH.fullmatch(path):
         return path
-    return url_for("dashboard.page")
+    return "/dashboard"
+
+
+def relative_url(path: str) -> str:
+    """Return *path*, one of this server, as seen from the page in hand (RFC 3986 §4.2).
+
+    So links and redirects lead to the right place behind every scheme, name, port and prefix.
+    """
+    return "../" * (request.path.count("/") - 1) + path.removeprefix("/") or "."
 
 
 def _bearer_fits(token: str) -> bool:

@@ -145,6 +145,8 @@ def create_app(
     tracing.init_app(app, _sinks(parts))
     _register_pages(app, settings)
     proxy.init_app(app, _proxy_parts(parts, [*_observers(parts), *observers]))
+    if settings.security.trusted_proxies:
+        app.wsgi_app = serving.BehindProxies(app.wsgi_app, settings.security.trusted_proxies)  # type: ignore[method-assign]  # Flask's documented way
     app.wsgi_app = serving.Edge(app.wsgi_app)  # type: ignore[method-assign]  # Flask's documented way
     parts.tend()
     return app

@@ -37,7 +37,7 @@ def init_app(app: Flask) -> None:
 @health.get("/")
 def root() -> AnyResponse | dict[str, Any]:
     """The dashboard where there is one."""
-    return redirect("/dashboard") if "dashboard" in current_app.blueprints else alive()
+    return redirect("dashboard") if "dashboard" in current_app.blueprints else alive()
 
 
 @health.get("/health")

@@ -15,6 +15,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from gunicorn.http import errors, message, parser, wsgi
+from werkzeug.middleware.proxy_fix import ProxyFix
 
 from .errors import Unreadable
 from .record import METHODS
@@ -273,6 +274,26 @@ class Edge:
             environ["ccproxy.force_close"] = writer.force_close
             connections.begin(writer.sock)
         return self._app(environ, start_response)
+
+
+class BehindProxies:
+    """Believes what *count* proxies of the operator's say of the client (Werkzeug: ProxyFix).
+
+    Their headers are for us: they are not passed on to upstreams.
+    """
+
+    def __init__(self, app: WSGIApplication, count: int) -> None:
+        self._app = ProxyFix(app, count, count, count, count, count)
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        """Serve one request."""
+        environ["ccproxy.headers"] = [
+            pair for pair in request_headers(environ) if pair[0] not in _FORWARDED
+        ]
+        return self._app(environ, start_response)
+
+
+_FORWARDED = frozenset(f"x-forwarded-{name}" for name in ("for", "proto", "host", "port", "prefix"))
 
 
 def request_headers(environ: Mapping[str, Any]) -> Headers:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
+from urllib.parse import urljoin
 
 import pytest
 from flask import Blueprint, Flask
 
 from ccproxy_flask import access, dashboard, tracing
 from ccproxy_flask.access import Attempts, host_allowed
+from ccproxy_flask.serving import BehindProxies
 from ccproxy_flask.settings import Settings
 
 if TYPE_CHECKING:
@@ -144,6 +146,7 @@ class TestOtherSites:
             {"Sec-Fetch-Site": "cross-site"},
             {"Sec-Fetch-Site": "same-site"},
             {"Sec-Fetch-Site": "cross-site", "Origin": "http://localhost"},
+            {"Sec-Fetch-Site": "same-site", "Origin": "http://localhost"},
         ],
     )
     def test_cross_site_post_is_refused(
@@ -225,14 +228,14 @@ class TestToken:
     def test_person_is_sent_to_the_sign_in_page_and_back(self, client: FlaskClient) -> None:
         """A browser is redirected to the form, and after it to the page it wanted."""
         first = client.get("/logs/entries?limit=5", headers=PERSON)
-        form = client.get(first.location)
+        form = client.get(urljoin("/logs/entries", first.location))
         after = sign_in(client, data={"next": "/logs/entries?limit=5"})
 
         assert (first.status_code, form.status_code, after.status_code) == (303, 200, 303)
-        assert first.location == "/dashboard/sign-in?next=/logs/entries?limit%3D5"
+        assert first.location == "../dashboard/sign-in?next=%2Flogs%2Fentries%3Flimit%3D5"
         assert 'value="/logs/entries?limit=5"' in form.text
-        assert after.location == "/logs/entries?limit=5"
-        assert client.get(after.location).status_code == 200
+        assert after.location == "../logs/entries?limit=5"
+        assert client.get(urljoin("/dashboard/sign-in", after.location)).status_code == 200
 
     def test_session_cookie_is_out_of_reach_of_scripts_and_sites(self, client: FlaskClient) -> None:
         """The cookie is HttpOnly and SameSite=Strict, and does not hold the token."""
@@ -248,7 +251,7 @@ class TestToken:
     )
     def test_sign_in_never_leads_to_another_site(self, client: FlaskClient, wanted: str) -> None:
         """Where to go after signing in is a path of this server, else the dashboard."""
-        assert sign_in(client, data={"next": wanted}).location == "/dashboard"
+        assert sign_in(client, data={"next": wanted}).location == "../dashboard"
 
     def test_sign_out_ends_the_session(self, client: FlaskClient) -> None:
         """After signing out the browser is a stranger again."""
@@ -297,8 +300,8 @@ class TestToken:
         sign_in(client)
 
         for browser in (client, open_client):
-            assert browser.get("/dashboard/sign-in").location == "/dashboard"
-            assert sign_in(browser).location == "/dashboard"
+            assert browser.get("/dashboard/sign-in").location == "../dashboard"
+            assert sign_in(browser).location == "../dashboard"
 
     def test_impatient_guesser_has_to_wait(self, client: FlaskClient) -> None:
         """After five wrong tokens the sixth attempt is a 429 that says how long to wait."""
@@ -318,6 +321,70 @@ class TestToken:
         assert answer.status_code == 401
         assert 'aria-describedby="problem"' in answer.text
         assert "<script>alert" not in answer.text
+
+
+class TestProxiesInFront:
+    """What is believed of X-Forwarded-… headers."""
+
+    FORWARDED: ClassVar = {
+        "X-Forwarded-For": "203.0.113.7",
+        "X-Forwarded-Proto": "https",
+        "X-Forwarded-Host": "proxy.example:8443",
+        "X-Forwarded-Prefix": "/ccproxy",
+    }
+
+    def trusting(self) -> FlaskClient:
+        """A client of an application that has a proxy in front."""
+        app = make_app(hosts=("proxy.example",))
+        app.wsgi_app = BehindProxies(app.wsgi_app, 1)
+        return app.test_client()
+
+    def test_nobody_is_believed_by_default(self, client: FlaskClient) -> None:
+        """Without a proxy of ours the headers change nothing: not even the cookie."""
+        cookie = sign_in(client, headers=self.FORWARDED).headers["Set-Cookie"]
+
+        assert "Secure" not in cookie
+        assert "Path=/;" in cookie + ";"
+
+    def test_cookie_is_for_tls_and_the_prefix_alone(self) -> None:
+        """Behind TLS the cookie is Secure, behind a prefix it is for that prefix."""
+        cookie = sign_in(self.trusting(), headers=self.FORWARDED).headers["Set-Cookie"]
+
+        assert "Secure" in cookie
+        assert "Path=/ccproxy/" in cookie
+
+    @pytest.mark.parametrize(
+        ("host", "origin", "status"),
+        [
+            ("proxy.example", "https://proxy.example:8443", 303),
+            ("127.0.0.1:8000", "https://proxy.example:8443", 303),
+            ("127.0.0.1:8000", "https://proxy.example", 403),
+            ("127.0.0.1:8000", "http://127.0.0.1:8000", 403),
+            ("evil.example", "https://proxy.example:8443", 403),
+        ],
+    )
+    def test_origin_is_compared_with_what_the_browser_asked(
+        self, host: str, origin: str, status: int
+    ) -> None:
+        """Name and port are those that the proxy was asked for; its own Host counts as well."""
+        headers = self.FORWARDED | {"Host": host, "Origin": origin}
+
+        assert sign_in(self.trusting(), headers=headers).status_code == status
+
+    def test_foreign_forwarded_host_is_refused(self) -> None:
+        """A name that is not ours is refused, also where a proxy tells it."""
+        headers = self.FORWARDED | {"X-Forwarded-Host": "evil.example"}
+
+        assert self.trusting().get("/dashboard/sign-in", headers=headers).status_code == 403
+
+    def test_guessers_are_told_apart(self) -> None:
+        """The brake on guessing is for the client behind the proxy, not for the proxy."""
+        client = self.trusting()
+        wrong = [sign_in(client, "wrong", headers=self.FORWARDED) for _ in range(6)]
+        other = self.FORWARDED | {"X-Forwarded-For": "203.0.113.8"}
+
+        assert wrong[-1].status_code == 429
+        assert sign_in(client, headers=other).status_code == 303
 
 
 class TestAttempts:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import http.client
+import itertools
 import json
-import os
 import re
 import socket
 import threading
@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import websocket
+from browser_support import Visit, browser_test, chromium
 from dashboard_support import Site, make_record, open_journal, wait_for
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, expect
 
 from ccproxy_flask.dashboard.feed import Line
 from ccproxy_flask.record import to_json
@@ -29,27 +30,7 @@ if TYPE_CHECKING:
     from conftest import Server
     from scripted import ScriptedUpstream
 
-CHROMIUM = Path("/usr/bin/chromium")
-CHROMIUM_ARGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-    "--disable-quic",
-]
 MARKUP = "<img src=x onerror=\"document.title='owned'\">"
-
-browser_test = [
-    pytest.mark.browser,
-    # In CI a missing browser is a failure, not a reason to test less.
-    pytest.mark.skipif(
-        not CHROMIUM.exists() and os.environ.get("CI") != "true",
-        reason=f"{CHROMIUM} is not installed",
-    ),
-]
 
 
 @pytest.fixture
@@ -134,7 +115,7 @@ class TestPage:
         assert not re.search(r"<script(?![^>]*\bsrc=)", html)
         assert "<style" not in html
         assert not re.search(r"\s(?:on\w+|style)=", html)
-        assert not re.search(r"(?:href|src|action)=\"(?!/|#)", html)
+        assert not re.search(r"(?:href|src|action)=\"(?:/|[a-z]+:)", html), "relative ones only"
 
     def test_favicon_is_an_image(self, site: Site) -> None:
         """The icon is at its published address."""
@@ -438,49 +419,8 @@ class TestUnderGunicorn:
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """One Chromium for all tests."""
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=str(CHROMIUM), args=CHROMIUM_ARGS)
-        yield chromium
-        chromium.close()
-
-
-class Visit:
-    """A page that is open, and everything it complained about."""
-
-    def __init__(self, browser: Browser, **options: Any) -> None:
-        self._context = browser.new_context(timezone_id="Asia/Kathmandu", **options)
-        self._context.set_default_timeout(10_000)
-        self.page: Page = self._context.new_page()
-        self.complaints: list[str] = []
-        self.hosts: set[str] = set()
-        self.page.on("console", self._heard)
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        self.page.on("request", lambda asked: self.hosts.add(asked.url.split("/")[2]))
-
-    def _heard(self, message: Any) -> None:
-        if message.type in ("error", "warning"):
-            self.complaints.append(message.text)
-
-    def row(self, request_id: str) -> Any:
-        """The row of one request."""
-        return self.page.locator(f'tr[data-request="{request_id}"]')
-
-    def cell(self, request_id: str, name: str) -> Any:
-        """One value of a row."""
-        return self.row(request_id).locator(f'[data-f="{name}"]')
-
-    def figure(self, name: str) -> Any:
-        """One of the figures on top."""
-        return self.page.locator(f'[data-total="{name}"]')
-
-    def expect_live(self, seconds: float = 10) -> None:
-        """Wait until the connection is there."""
-        status = self.page.get_by_role("status").first
-        expect(status).to_have_text("Live", timeout=1000 * seconds)
-
-    def close(self) -> None:
-        """Close the page."""
-        self._context.close()
+    with chromium() as started:
+        yield started
 
 
 @pytest.fixture
@@ -764,6 +704,60 @@ class TestBrowser:
         assert seen.page.evaluate(width) == 360
         expect(seen.page.get_by_role("row")).to_have_count(2)
 
+    def test_phone_prints_nothing_over_something_else(
+        self, site: Site, visit: Callable[..., Visit]
+    ) -> None:
+        """On a phone no value of a row stands on another one."""
+        record = make_record(ago=200_000, error_type="api_error", error_message="Too much " * 9)
+        record.status_code, record.provider = 529, None
+        site.store.keep(record)
+        seen = visit(viewport={"width": 360, "height": 740})
+
+        boxes = (
+            seen.row(record.request_id)
+            .locator("td")
+            .evaluate_all(
+                """cells => cells.filter((cell) => cell.checkVisibility() && cell.innerText.trim())
+                .map((cell) => {
+                    const range = document.createRange();
+                    range.selectNodeContents(cell);
+                    const text = range.getBoundingClientRect();
+                    const { left, right, top, bottom } = cell.getBoundingClientRect();
+                    return [
+                        cell.className,
+                        Math.max(text.left, left), Math.min(text.right, right),
+                        Math.max(text.top, top), Math.min(text.bottom, bottom),
+                    ];
+                })"""
+            )
+        )
+        assert len(boxes) >= 6
+        for one, other in itertools.combinations(boxes, 2):
+            beside = one[2] <= other[1] + 1 or other[2] <= one[1] + 1
+            below = one[4] <= other[3] + 1 or other[4] <= one[3] + 1
+            assert beside or below, (one, other)
+
+    @pytest.mark.parametrize("scheme", ["light", "dark"])
+    def test_sign_in_button_can_be_read(
+        self, browser: Browser, make_site: Callable[..., Site], scheme: str
+    ) -> None:
+        """Its text has a contrast of 4.5 at least, also under the pointer (WCAG 2.2, 1.4.3)."""
+        site = make_site(token="long-token-1234567890")  # noqa: S106  a test's token
+        seen = Visit(browser, color_scheme=scheme)
+        seen.page.goto(site.url)
+        button = seen.page.get_by_role("button", name="Sign in")
+        for _ in range(2):
+            text, ground, effect = button.evaluate(
+                """button => {
+                    const { color, backgroundColor, filter } = getComputedStyle(button);
+                    return [color, backgroundColor, filter];
+                }"""
+            )
+            assert effect == "none"
+            assert contrast(text, ground) >= 4.5
+            button.hover()
+        seen.close()
+
     def test_empty_page_says_how_to_begin(self, site: Site, visit: Callable[..., Visit]) -> None:
         """Without traffic the page says how to point a client here."""
         seen = visit()
@@ -808,6 +802,18 @@ class TestBrowser:
 
         expect(page.get_by_label("Operator token")).to_be_visible()
         seen.close()
+
+
+def contrast(one: str, other: str) -> float:
+    """Return the contrast of two colours, written `rgb(r, g, b)`, as WCAG 2 defines it."""
+
+    def luminance(colour: str) -> float:
+        parts = [int(number) / 255 for number in re.findall(r"\d+", colour)[:3]]
+        linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+        return sum(w * p for w, p in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+    dark, light = sorted((luminance(one), luminance(other)))
+    return (light + 0.05) / (dark + 0.05)
 
 
 class TestModules:

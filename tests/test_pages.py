@@ -102,7 +102,7 @@ def test_root_leads_somewhere(client_with):
     """The root leads to the dashboard where there is one, else it says that the process lives."""
     assert client_with().get("/").get_json()["status"] == "alive"
     shown = client_with(observability={"dashboard_enabled": True, "logs_endpoints_enabled": True})
-    assert shown.get("/").location == "/dashboard"
+    assert shown.get("/").location == "dashboard"
 
 
 def test_every_page_names_its_request(client_with):

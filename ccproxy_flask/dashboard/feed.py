@@ -52,6 +52,7 @@ _TRIES = 3
 
 GOING_AWAY = 1001
 COLLECTION_OFF = 4503
+COLLECTION_OFF_REASON = "Logs collection is disabled"
 
 
 def follow(ws: Server) -> None:
@@ -61,7 +62,7 @@ def follow(ws: Server) -> None:
     feed = current_app.extensions.get("ccproxy.feed")
     try:
         if feed is None:
-            ws.close(COLLECTION_OFF, "Logs collection is disabled")
+            ws.close(COLLECTION_OFF, COLLECTION_OFF_REASON)
         else:
             with closing(feed.subscribe()) as subscription:
                 _Viewer(ws, feed, subscription, current_app.extensions.get("ccproxy.store")).serve()
@@ -70,6 +71,42 @@ def follow(ws: Server) -> None:
         ws.connected = False
     finally:
         line.end(ws.thread)
+
+
+def snapshot() -> str:
+    """Return a message ``snapshot`` for a page that cannot keep a line open."""
+    feed: Feed | None = current_app.extensions.get("ccproxy.feed")
+    store: Store | None = current_app.extensions.get("ccproxy.store")
+    if feed is None:
+        raise StoreUnavailable(COLLECTION_OFF_REASON)
+    # Who is in flight is known to a feed that somebody watches.
+    with closing(feed.subscribe(limit=1)):
+        return texts.message("snapshot", snapshot_data(feed, store))
+
+
+def snapshot_data(feed: Feed, store: Store | None) -> dict[str, Any]:
+    """Return the data of a message ``snapshot``."""
+    since = datetime.now(UTC) - SPAN
+    data: dict[str, Any] = {"since": since, "totals": None, "entries": None}
+    try:
+        data |= _stored(store, since)
+        data["store"] = {"available": True, "reason": None}
+    except StoreUnavailable as error:
+        data["store"] = {"available": False, "reason": str(error)}
+    data["in_flight"] = [texts.row(one) for one in feed.in_flight()]
+    return data
+
+
+def _stored(store: Store | None, since: datetime) -> dict[str, Any]:
+    if store is None:
+        raise StoreUnavailable("no store is configured")
+    totals = store.totals(LogFilter(start_time=since))
+    for _ in range(_TRIES):
+        rows = store.query(LogFilter(), ENTRIES).rows
+        before, totals = totals, store.totals(LogFilter(start_time=since))
+        if totals.total_requests == before.total_requests:
+            break  # else more came in between: the figures are not of these rows
+    return {"totals": totals, "entries": [texts.row(one) for one in rows]}
 
 
 class _Viewer:
@@ -130,29 +167,7 @@ class _Viewer:
     def _send_snapshot(self) -> None:
         wait = SECOND_SNAPSHOT_SECONDS if self._snapshot_again else SNAPSHOT_SECONDS
         self._snapshot_at, self._snapshot_again = time.monotonic() + wait, False
-        self._send(texts.message("snapshot", self._snapshot()))
-
-    def _snapshot(self) -> dict[str, Any]:
-        since = datetime.now(UTC) - SPAN
-        data: dict[str, Any] = {"since": since, "totals": None, "entries": None}
-        try:
-            data |= self._stored(since)
-            data["store"] = {"available": True, "reason": None}
-        except StoreUnavailable as error:
-            data["store"] = {"available": False, "reason": str(error)}
-        data["in_flight"] = [texts.row(one) for one in self._feed.in_flight()]
-        return data
-
-    def _stored(self, since: datetime) -> dict[str, Any]:
-        if self._store is None:
-            raise StoreUnavailable("no store is configured")
-        totals = self._store.totals(LogFilter(start_time=since))
-        for _ in range(_TRIES):
-            rows = self._store.query(LogFilter(), ENTRIES).rows
-            before, totals = totals, self._store.totals(LogFilter(start_time=since))
-            if totals.total_requests == before.total_requests:
-                break  # else more came in between: the figures are not of these rows
-        return {"totals": totals, "entries": [texts.row(one) for one in rows]}
+        self._send(texts.message("snapshot", snapshot_data(self._feed, self._store)))
 
     def _send(self, text: str) -> None:
         self._ws.send(text)

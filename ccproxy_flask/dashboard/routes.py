@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from flask import Blueprint, Response, current_app, redirect, render_template, request, url_for
+from flask import Blueprint, Response, current_app, redirect, render_template, request
 from flask_sock import Sock
 from wsproto.utilities import RemoteProtocolError
 
@@ -19,11 +19,13 @@ from ccproxy_flask.access import (
     guard,
     issue_session,
     local_path,
+    relative_url,
     same_token,
     session_fits,
 )
+from ccproxy_flask.errors import StoreUnavailable
 
-from .feed import SOCKET_OPTIONS, follow
+from .feed import SOCKET_OPTIONS, follow, snapshot
 
 if TYPE_CHECKING:
     from flask.sansio.blueprints import BlueprintSetupState
@@ -72,6 +74,8 @@ def _set_up(state: BlueprintSetupState) -> None:
 @blueprint.after_request
 def _harden(response: AnyResponse) -> AnyResponse:
     response.headers.update(_HEADERS)
+    if request.endpoint == "dashboard.follow" and response.status_code == 200:
+        response.status_code = 101  # a WebSocket was served; this answer is for the log alone
     if request.endpoint != "dashboard.static":
         response.headers.setdefault("Cache-Control", "no-store")
     return response
@@ -91,6 +95,15 @@ def page() -> str:
     )
 
 
+@blueprint.get("/snapshot")
+def current_snapshot() -> Response:
+    """What a new WebSocket says first, for pages that cannot have one; 503 with nothing kept."""
+    try:
+        return Response(snapshot(), mimetype="application/json")
+    except StoreUnavailable as error:
+        return error_response(503, "store_unavailable", str(error))
+
+
 @blueprint.get("/favicon.svg")
 def favicon() -> Response:
     """The icon."""
@@ -103,7 +116,7 @@ def sign_in() -> AnyResponse | str:
     token = auth_token()
     wanted = local_path(request.args.get("next"))
     if token is None or session_fits(token, request.cookies.get(COOKIE)):
-        return redirect(wanted, 303)
+        return redirect(relative_url(wanted), 303)
     return _sign_in_page(wanted)
 
 
@@ -114,7 +127,7 @@ def sign_in_form() -> AnyResponse | tuple[str, int, dict[str, str]]:
     wanted = local_path(request.form.get("next"))
     token, address = auth_token(), request.remote_addr or ""
     if token is None:
-        return redirect(wanted, 303)
+        return redirect(relative_url(wanted), 303)
     attempts: Attempts = current_app.extensions[_ATTEMPTS]
     if wait := attempts.wait_seconds(address):
         seconds = str(int(wait) + 1)
@@ -123,24 +136,31 @@ def sign_in_form() -> AnyResponse | tuple[str, int, dict[str, str]]:
     if not same_token(token, request.form.get("token", "").strip().encode()):
         attempts.failed(address)
         return _sign_in_page(wanted, "That is not the token."), 401, {}
-    answer = redirect(wanted, 303)
-    answer.set_cookie(
-        COOKIE,
-        issue_session(token),
-        max_age=SESSION_SECONDS,
-        httponly=True,
-        samesite="Strict",
-        secure=request.is_secure,
-    )
+    answer = redirect(relative_url(wanted), 303)
+    answer.set_cookie(COOKIE, issue_session(token), max_age=SESSION_SECONDS, **_cookie_options())
     return answer
 
 
 @blueprint.post("/sign-out")
 def sign_out() -> AnyResponse:
     """Take the session away again."""
-    answer = redirect(url_for(".sign_in"), 303)
-    answer.delete_cookie(COOKIE, httponly=True, samesite="Strict", secure=request.is_secure)
+    answer = redirect("sign-in", 303)
+    answer.delete_cookie(COOKIE, **_cookie_options())
     return answer
+
+
+def _cookie_options() -> dict[str, Any]:
+    """For the whole of what is ours at this address, and for nobody's scripts."""
+    path = f"{request.root_path}/"
+    return {"path": path, "httponly": True, "samesite": "Strict", "secure": request.is_secure}
+
+
+@blueprint.app_context_processor
+def _addresses() -> dict[str, Any]:
+    return {
+        "link": relative_url,
+        "static": lambda name: relative_url(f"/dashboard/static/dashboard/{name}"),
+    }
 
 
 def _sign_in_page(wanted: str, problem: str | None = None) -> str:

@@ -201,6 +201,10 @@ class Security(_Section):
     allowed_hosts: tuple[Annotated[str, AfterValidator(_host_name)], ...] = ()
     """Host names clients may use besides `localhost`, `*.localhost` and IP addresses; in the
     environment with commas between them."""
+    trusted_proxies: Annotated[int, BeforeValidator(_no_flag), Field(ge=0, le=10)] = 0
+    """How many proxies of yours stand in front, one behind the other. The `X-Forwarded-For`,
+    `-Proto`, `-Host`, `-Port` and `-Prefix` that they set are believed, and not passed on to
+    upstreams. With 0 nobody's are: they are headers like any other."""
     api_key_hash_secret: SecretStr | None = None
     """The key of the keyed hash in `api_key_id`. Default: made once, kept beside the database."""
 

@@ -1,10 +1,15 @@
-// The WebSocket: opens it, notices when it is dead, opens it again. Knows nothing of what it says.
+// The live connection: opens it, notices when it is dead, opens it again. Knows nothing of what it
+// says. A WebSocket where there can be one; else Server-Sent Events; else it asks every few seconds.
+
+import { DASHBOARD, LOGS, socketAddress } from "./addresses.js";
 
 const FIRST_WAIT = 500;
 const LONGEST_WAIT = 30_000;
-// The server says something at least every 10 s.
+// The server says something at least every 10 s (events: 15 s).
 const SILENCE = 25_000;
-const OPENING = 15_000;
+const OPENING = 8_000;
+const SNAPSHOTS = 30_000;
+const POLLS = 3_000;
 const COLLECTION_OFF = 4503;
 
 /**
@@ -16,21 +21,93 @@ export function backoff(attempt, random = Math.random()) {
   return most / 2 + (most / 2) * random;
 }
 
+/** The messages of one WebSocket. Each way has `onmessage(message)`, `onend(code)` and `close()`. */
+class SocketWay {
+  constructor() {
+    this.socket = new WebSocket(socketAddress());
+    this.socket.onmessage = (event) => this.onmessage(JSON.parse(event.data));
+    this.socket.onclose = (event) => this.onend(event.code);
+  }
+
+  close() {
+    this.socket.onclose = this.socket.onmessage = null;
+    this.socket.close();
+  }
+}
+
+/** The events of /logs/stream, with a snapshot at first and every half a minute. */
+class EventsWay {
+  constructor() {
+    this.source = new EventSource(new URL("stream", LOGS));
+    this.source.onerror = () => this.onend(0);
+    this.source.addEventListener("connection", () => this.snapshot());
+    for (const kind of ["request_start", "request_complete", "request_error"]) {
+      this.source.addEventListener(kind, (event) => this.onmessage(JSON.parse(event.data)));
+    }
+    this.source.addEventListener("overflow", () => this.snapshot());
+    this.timer = setInterval(() => this.snapshot(), SNAPSHOTS);
+  }
+
+  async snapshot() {
+    const found = await snapshot();
+    if (found.message) this.onmessage?.(found.message);
+  }
+
+  close() {
+    clearInterval(this.timer);
+    this.onmessage = null;
+    this.source.onerror = null;
+    this.source.close();
+  }
+}
+
+/** A snapshot every few seconds: passes every proxy there is. */
+class PollingWay {
+  constructor() {
+    this.timer = setTimeout(() => this.ask(), 0);
+  }
+
+  async ask() {
+    const found = await snapshot();
+    if (this.timer === 0) return;
+    if (!found.message) return this.onend(0);
+    this.onmessage(found.message);
+    this.timer = setTimeout(() => this.ask(), POLLS);
+  }
+
+  close() {
+    clearTimeout(this.timer);
+    this.timer = 0;
+  }
+}
+
+const WAYS = [SocketWay, EventsWay, PollingWay];
+
+async function snapshot() {
+  try {
+    const answer = await fetch(new URL("snapshot", DASHBOARD), { cache: "no-store" });
+    return { status: answer.status, message: answer.ok ? await answer.json() : null };
+  } catch {
+    return { status: 0, message: null }; // the server is away
+  }
+}
+
 export class Connection {
-  #url;
   #onMessage;
   #onState;
-  #socket = null;
+  #way = null;
+  #next = 0;
   #timer = 0;
   #watchdog = 0;
   #attempt = 0;
+  #opened = 0;
+  #hadSocket = false;
 
   /**
    * `onMessage(message)` gets each parsed message; `onState(state, waitMs)` gets "connecting",
    * "live", "waiting" (reconnects in waitMs), "off" (nothing is recorded) or "signed-out".
    */
-  constructor(url, { onMessage, onState }) {
-    this.#url = url;
+  constructor({ onMessage, onState }) {
     this.#onMessage = onMessage;
     this.#onState = onState;
     addEventListener("online", () => this.retryNow());
@@ -48,51 +125,69 @@ export class Connection {
   open() {
     this.#drop();
     this.#onState("connecting", 0);
-    const socket = new WebSocket(this.#url);
-    this.#socket = socket;
+    const way = new WAYS[this.#next]();
+    this.#way = way;
+    this.#opened += 1;
     this.#watch(OPENING);
-    socket.addEventListener("message", (event) => {
-      if (socket === this.#socket) this.#received(event.data);
-    });
-    socket.addEventListener("close", (event) => {
-      if (socket === this.#socket) this.#lost(event.code);
-    });
+    way.onmessage = (message) => {
+      if (way === this.#way) this.#received(message);
+    };
+    way.onend = (code) => {
+      if (way === this.#way) this.#lost(code);
+    };
   }
 
   /** Do not wait any longer, if waiting. */
   retryNow() {
-    if (this.#socket === null && this.#timer !== 0) this.open();
+    if (this.#way === null && this.#timer !== 0) this.open();
   }
 
-  #received(text) {
-    this.#watch(SILENCE);
+  #received(message) {
+    // Events come with comments that no script hears of: their source notices its own end.
+    if (this.#way instanceof EventsWay) clearTimeout(this.#watchdog);
+    else this.#watch(SILENCE);
     if (this.#attempt !== -1) {
       this.#attempt = -1;
+      this.#hadSocket ||= this.#way instanceof SocketWay;
       this.#onState("live", 0);
     }
-    this.#onMessage(JSON.parse(text));
+    this.#onMessage(message);
   }
 
   #lost(code = 0) {
-    if (this.#socket === null) return;
+    if (this.#way === null) return;
     this.#drop();
+    if (code === COLLECTION_OFF) {
+      this.#wait(LONGEST_WAIT, "off");
+      return;
+    }
+    const neverLive = this.#attempt !== -1;
     this.#attempt = Math.max(0, this.#attempt + 1);
-    const wait = code === COLLECTION_OFF ? LONGEST_WAIT : backoff(this.#attempt);
-    this.#timer = setTimeout(() => this.open(), wait);
-    this.#onState(code === COLLECTION_OFF ? "off" : "waiting", wait);
-    if (code !== COLLECTION_OFF && this.#attempt > 0) this.#checkSession();
+    this.#wait(backoff(this.#attempt), "waiting");
+    if (neverLive) this.#findOut();
+    else this.#next = 0;
   }
 
-  /** A refused handshake says nothing to a page: ask with a request that does. */
-  async #checkSession() {
-    try {
-      const answer = await fetch(location.pathname, { cache: "no-store" });
-      if (answer.status === 401) {
-        this.#drop();
-        this.#onState("signed-out", 0);
-      }
-    } catch {
-      // The server is away: keep trying.
+  #wait(milliseconds, state) {
+    this.#timer = setTimeout(() => this.open(), milliseconds);
+    this.#onState(state, milliseconds);
+  }
+
+  /** A refused connection says nothing to a page: ask with a request that does. */
+  async #findOut() {
+    const opened = this.#opened;
+    const { status } = await snapshot();
+    if (opened !== this.#opened) return;
+    if (status === 401) {
+      this.#drop();
+      this.#onState("signed-out", 0);
+    } else if (status === 200) {
+      // It is there, and what is between us lets this way not through.
+      // Where it once did, the server has just come back.
+      if (!this.#hadSocket) this.#next = Math.min(this.#next + 1, WAYS.length - 1);
+      this.open();
+    } else {
+      this.#next = 0;
     }
   }
 
@@ -105,8 +200,7 @@ export class Connection {
     clearTimeout(this.#watchdog);
     clearTimeout(this.#timer);
     this.#timer = 0;
-    const socket = this.#socket;
-    this.#socket = null;
-    socket?.close();
+    this.#way?.close();
+    this.#way = null;
   }
 }

@@ -2,6 +2,7 @@
 // is painted at most once a frame.
 
 import { Activity } from "./activity.js";
+import { PROXY } from "./addresses.js";
 import { Connection } from "./connection.js";
 import { pauseButton, themeSwitch } from "./controls.js";
 import { FeedTable } from "./feed.js";
@@ -25,7 +26,7 @@ const showUnseen = pauseButton(one("[data-pause]"), (paused) => {
   paint();
 });
 themeSwitch(one("[data-theme-switch]"));
-for (const place of document.querySelectorAll("[data-origin]")) place.textContent = location.origin;
+for (const place of document.querySelectorAll("[data-origin]")) place.textContent = PROXY;
 
 const heard = {
   snapshot: ({ totals: figures, since, entries, in_flight: inFlight, store }) => {
@@ -105,9 +106,7 @@ function paint() {
 }
 
 if (document.body.dataset.collects === "true") {
-  const url = new URL(document.body.dataset.socket, location.href);
-  url.protocol = url.protocol === "https:" ? "wss:" : "ws:";
-  const connection = new Connection(url, {
+  const connection = new Connection({
     onMessage: received,
     onState: (state, waitMs) => {
       link.show(state, waitMs);
