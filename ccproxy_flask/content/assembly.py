@@ -1,0 +1,235 @@
+"""Make of what a worker handed on what is kept: decoded, without secrets, cut into pieces. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+from bisect import bisect_right
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from ccproxy_flask import redact
+from ccproxy_flask.usage.decode import Decoder, Undecodable
+
+from . import conversation
+from .coding import decoded, way_of
+from .day_file import Exchange
+from .pieces import cut
+from .secrets import Span, secret_spans, stream_spans, take_out
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+_STREAMS = ("text/event-stream", "application/x-ndjson", "application/ndjson", "application/jsonl")
+_SCRUBBED, _WIRE = "scrubbed", "wire"
+_LONGEST_TARGET = 2048
+_SLICE = 1 << 20
+
+
+@dataclass(slots=True)
+class RawExchange:
+    """One exchange as a worker handed it on, secrets and all: never written anywhere."""
+
+    request_head: dict[str, Any] = field(default_factory=dict)
+    response_head: dict[str, Any] = field(default_factory=dict)
+    end: dict[str, Any] = field(default_factory=dict)
+    request: list[bytes] = field(default_factory=list)
+    response: list[bytes] = field(default_factory=list)
+    times: list[tuple[int, int]] = field(default_factory=list)
+    size: int = 0
+
+
+@dataclass(slots=True)
+class _Body:
+    """What is kept of a body, and how the bytes of the wire are made of it."""
+
+    pieces: list[bytes]
+    said: bytes
+    facts: dict[str, Any]
+    spans: Sequence[Span] = ()
+
+
+def assembled(raw: RawExchange, is_known: Callable[[bytes], bool]) -> Exchange:
+    """Return what is kept of *raw*. *is_known* tells of a piece whether it is kept already."""
+    head, answer = raw.request_head, raw.response_head
+    credentials = [each.encode("latin-1", "replace") for each in head.get("credentials", ())]
+    request = _body(
+        b"".join(raw.request), _header(head, "content-encoding"), False, credentials, is_known
+    )
+    streams = _header(answer, "content-type").partition(";")[0].strip().lower() in _STREAMS
+    response = _body(
+        b"".join(raw.response), _header(answer, "content-encoding"), streams, credentials, is_known
+    )
+    times = _shifted(raw.times, response.spans) if "encoding" not in response.facts else raw.times
+    if streams and "encoding" in response.facts:
+        response.facts["said_at"] = _said_at(raw.response, response.facts["encoding"])
+    facts = _facts(raw, credentials) | {
+        "request": request.facts,
+        "response": response.facts | {"streams": streams},
+    }
+    session_id = raw.end.get("session_id")
+    texts = _texts(head.get("api", "other"), request, response, streams, is_known)
+    return Exchange(
+        head["request_id"],
+        head["at"],
+        session_id,
+        facts,
+        request.pieces,
+        response.pieces,
+        times,
+        texts,
+    )
+
+
+def _body(
+    wire: bytes,
+    encoding: str,
+    streams: bool,
+    credentials: Sequence[bytes],
+    is_known: Callable[[bytes], bool],
+) -> _Body:
+    said = decoded(wire, encoding)
+    facts: dict[str, Any] = {"bytes": len(wire), "sha256": hashlib.sha256(wire).hexdigest()}
+    if encoding:
+        facts["encoding"] = encoding[:64]
+    readable = wire if said is None else said
+    pieces = _slices(readable) if streams else cut(readable)
+    spans = (
+        stream_spans(readable, credentials)
+        if streams
+        else _spans(readable, pieces, credentials, is_known)
+    )
+    if spans:
+        clean = take_out(readable, spans)
+        kinds = sorted({span.kind for span in spans})
+        return _Body(cut(clean), clean, facts | {"way": _SCRUBBED, "secrets": kinds}, spans)
+    way = "plain" if said is None or said is wire else way_of(wire, said, encoding)
+    if way is None:  # nobody can say how these bytes were made
+        return _Body(_slices(wire), readable, facts | {"way": _WIRE})
+    return _Body(pieces, readable, facts | {"way": way})
+
+
+def _slices(wire: bytes) -> list[bytes]:
+    return [wire[at : at + _SLICE] for at in range(0, len(wire), _SLICE)]
+
+
+def _spans(
+    said: bytes,
+    pieces: Sequence[bytes],
+    credentials: Sequence[bytes],
+    is_known: Callable[[bytes], bool],
+) -> list[Span]:
+    """Return where secrets are: only what is new has to be searched for the shapes of keys."""
+    if any(secret in said for secret in credentials):
+        return secret_spans(said, credentials)
+    spans: list[Span] = []
+    at = run_begin = 0
+    run: list[bytes] = []
+    for piece in [*pieces, b""]:
+        if piece and not is_known(piece):
+            run_begin = run_begin if run else at
+            run.append(piece)
+        elif run:
+            found = secret_spans(b"".join(run))
+            spans += [Span(b + run_begin, e + run_begin, kind) for b, e, kind in found]
+            run = []
+        at += len(piece)
+    return spans
+
+
+def _said_at(chunks: Sequence[bytes], encoding: str) -> list[int]:
+    """Return how much of what a compressed stream says was there before each of its *chunks*."""
+    found, size = [], 0
+    try:
+        decoder = Decoder(encoding)
+        for chunk in chunks:
+            found.append(size)
+            size += sum(len(piece) for piece in decoder.decode(chunk))
+    except Undecodable:
+        return []
+    return found
+
+
+def _shifted(times: Sequence[tuple[int, int]], spans: Sequence[Span]) -> list[tuple[int, int]]:
+    """Return *times* with the offsets that they have after *spans* were taken out."""
+    if not spans:
+        return list(times)
+    ends, shifts, total = [], [], 0
+    for begin, end, kind in spans:
+        total += len(kind) + 9 - (end - begin)
+        ends.append(end)
+        shifts.append(total)
+    found, last = [], 0
+    for offset, micros in times:
+        behind = bisect_right(ends, offset)
+        last = max(last, offset + (shifts[behind - 1] if behind else 0))
+        found.append((last, micros))
+    return found
+
+
+def _facts(raw: RawExchange, credentials: Sequence[bytes]) -> dict[str, Any]:
+    head, answer = raw.request_head, raw.response_head
+    target = str(head.get("target", ""))[:_LONGEST_TARGET]
+    path, mark, query = target.partition("?")
+    facts: dict[str, Any] = {
+        name: head[name] for name in ("method", "api", "provider") if name in head
+    }
+    facts |= {
+        "target": path + mark + (redact.kept_query(query) or ""),
+        "request_headers": redact.kept_headers(head.get("headers", ())),
+        "status": answer.get("status"),
+        "response_headers": redact.kept_headers(answer.get("headers", ())),
+        "end": raw.end,
+    }
+    text = orjson.dumps(facts)
+    spans = secret_spans(text, credentials)
+    cleaned: dict[str, Any] = orjson.loads(take_out(text, spans)) if spans else facts
+    return cleaned
+
+
+def _texts(
+    api: str, request: _Body, response: _Body, streams: bool, is_known: Callable[[bytes], bool]
+) -> list[tuple[str, str]]:
+    """Return the words that this exchange brought: the answer, and the request's new parts."""
+    said = conversation.parsed_request(api, as_json(request.said))
+    new = b"".join(piece for piece in request.pieces if not is_known(piece))
+    answer = answer_of(api, response.said, streams)
+    found = conversation.texts_of(said, answer)
+    return [(part, text) for part, text in found if part == "answer" or _needle(text) in new]
+
+
+def _needle(text: str) -> bytes:
+    """Return a beginning of *text* as it stands in JSON."""
+    line = text.partition("\n")[0][:48]
+    return orjson.dumps(line)[1:-1]
+
+
+def as_json(said: bytes) -> object:
+    """Return what the JSON *said* stands for, None where it is none."""
+    try:
+        return orjson.loads(said)
+    except orjson.JSONDecodeError:
+        return None
+
+
+def events_of(said: bytes) -> list[dict[str, Any]]:
+    """Return the JSON objects that the lines of a stream carry."""
+    lines = (line.strip().removeprefix(b"data:").strip() for line in said.split(b"\n"))
+    found = (as_json(line) for line in lines if line.startswith(b"{"))
+    return [event for event in found if isinstance(event, dict)]
+
+
+def answer_of(api: str, said: bytes, streams: bool) -> dict[str, Any] | None:
+    """Return the answer in the body *said*, in the shape of :mod:`.conversation`."""
+    if streams:
+        return conversation.assembled_answer(api, events_of(said))
+    document = as_json(said)
+    if isinstance(document, list):  # Gemini without ``alt=sse``
+        return conversation.assembled_answer(api, [e for e in document if isinstance(e, dict)])
+    return conversation.parsed_answer(api, document)
+
+
+def _header(head: dict[str, Any], name: str) -> str:
+    headers: Iterable[Sequence[str]] = head.get("headers", ())
+    return ", ".join(value for each, value in headers if each.lower() == name)

@@ -1,0 +1,307 @@
+"""What was said on one day: one SQLite file, complete in itself, deleted as a whole.
+
+A body is a list of pieces, and each piece is kept once, compressed. All methods are for one
+thread at a time; readers open the file for themselves.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import sqlite3
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+import orjson
+import zstandard
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+    from pathlib import Path
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS dictionary (id INTEGER PRIMARY KEY, data BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS piece (
+    id INTEGER PRIMARY KEY, hash BLOB NOT NULL UNIQUE, dictionary INTEGER, data BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS exchange (
+    id INTEGER PRIMARY KEY, request_id TEXT NOT NULL UNIQUE, at INTEGER NOT NULL, session_id TEXT,
+    facts BLOB NOT NULL, request BLOB NOT NULL, response BLOB NOT NULL, times BLOB NOT NULL);
+CREATE INDEX IF NOT EXISTS exchange_session ON exchange (session_id, at);
+CREATE TABLE IF NOT EXISTS said (id INTEGER PRIMARY KEY, exchange INTEGER NOT NULL, part TEXT);
+CREATE VIRTUAL TABLE IF NOT EXISTS words USING fts5 (
+    text, content='', columnsize=0, detail=none, tokenize='unicode61');
+"""
+# A power cut may cost the last seconds, never the file (SQLite's documentation of WAL mode).
+_SETTINGS = "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA cache_size=-8192;"
+_LEVEL = 9
+_WORD = re.compile(r"[^\W_]+")  # what the tokenizer of the index takes for one
+_DICTIONARY_BYTES = 64 << 10
+_SAMPLES = 400
+_LARGEST_SAMPLE = 16 << 10
+_WELL_ALONE = 32 << 10  # a larger piece gains nothing by a dictionary
+
+
+@dataclass(slots=True)
+class Exchange:
+    """What is kept of one exchange. Bodies are what may be kept of them, cut into pieces.
+
+    *at* is µs since 1970; *facts* are JSON; *times* are (offset, µs since *at*) of the pieces of
+    the response as they came; *texts* are what is to be found by a search: (part, text).
+    """
+
+    request_id: str
+    at: int
+    session_id: str | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+    request: Sequence[bytes] = ()
+    response: Sequence[bytes] = ()
+    times: Sequence[tuple[int, int]] = ()
+    texts: Sequence[tuple[str, str]] = ()
+
+
+class DayFile:
+    """The file *path*. Every method raises sqlite3.Error where the file cannot be used."""
+
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+        self.path = path
+        if not read_only:
+            path.touch(mode=0o600, exist_ok=True)
+        self._db = sqlite3.connect(
+            f"file:{quote(str(path))}?mode={'ro' if read_only else 'rw'}",
+            uri=True,
+            isolation_level=None,
+            check_same_thread=False,
+        )
+        if not read_only:
+            self._db.executescript(_SETTINGS)
+            self._db.executescript(_SCHEMA)
+        self._packers: dict[int, zstandard.ZstdCompressor] = {}
+        self._unpackers: dict[int, zstandard.ZstdDecompressor] = {}
+        self._samples: list[bytes | bytearray | memoryview[int]] = []
+        self._current = 0 if read_only else self._newest_dictionary()
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._db.close()
+
+    def size(self) -> int:
+        """Return the bytes of the file."""
+        return self.path.stat().st_size
+
+    # -- keep --------------------------------------------------------------------------------------
+
+    def known(self, pieces: Iterable[bytes]) -> set[bytes]:
+        """Return the hashes of those of *pieces* that are kept already."""
+        found = set()
+        for piece in pieces:
+            digest = _hash(piece)
+            if self._db.execute("SELECT 1 FROM piece WHERE hash = ?", (digest,)).fetchone():
+                found.add(digest)
+        return found
+
+    def add(self, exchanges: Sequence[Exchange]) -> None:
+        """Keep *exchanges*, all of them or none; one that is there already is left as it is."""
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            for exchange in exchanges:
+                self._add(exchange)
+            self._db.execute("COMMIT")
+        except BaseException:
+            self._db.rollback()
+            raise
+        if len(self._samples) >= _SAMPLES and not self._current:
+            self._learn()
+
+    def _add(self, exchange: Exchange) -> None:
+        if self.has(exchange.request_id):
+            return
+        request, response = (
+            _packed_ids([self._piece_id(piece) for piece in pieces])
+            for pieces in (exchange.request, exchange.response)
+        )
+        facts = _pack_plain(orjson.dumps(exchange.facts))
+        times = _pack_plain(_varints(_steps(exchange.times)))
+        row = (exchange.request_id, exchange.at, exchange.session_id, facts)
+        (number,) = self._db.execute(
+            "INSERT INTO exchange (request_id, at, session_id, facts, request, response, times)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?) RETURNING id",
+            (*row, request, response, times),
+        ).fetchone()
+        for part, text in exchange.texts:
+            (said,) = self._db.execute(
+                "INSERT INTO said (exchange, part) VALUES (?, ?) RETURNING id", (number, part)
+            ).fetchone()
+            self._db.execute("INSERT INTO words (rowid, text) VALUES (?, ?)", (said, text))
+
+    def _piece_id(self, piece: bytes) -> int:
+        digest = _hash(piece)
+        found = self._db.execute("SELECT id FROM piece WHERE hash = ?", (digest,)).fetchone()
+        if found is None:
+            dictionary = self._current if len(piece) < _WELL_ALONE else 0
+            found = self._db.execute(
+                "INSERT INTO piece (hash, dictionary, data) VALUES (?, ?, ?) RETURNING id",
+                (digest, dictionary, self._packer(dictionary).compress(piece)),
+            ).fetchone()
+            if not self._current:
+                self._samples.append(piece[:_LARGEST_SAMPLE])
+        return int(found[0])
+
+    def _learn(self) -> None:
+        """Make a dictionary of what came so far; what comes is compressed with it."""
+        samples, self._samples = self._samples, []
+        try:
+            data = zstandard.train_dictionary(_DICTIONARY_BYTES, samples).as_bytes()
+        except zstandard.ZstdError:  # the samples have nothing in common
+            return
+        self._db.execute("INSERT INTO dictionary (data) VALUES (?)", (data,))
+        self._current = self._newest_dictionary()
+
+    # -- read --------------------------------------------------------------------------------------
+
+    def has(self, request_id: str) -> bool:
+        """True where the exchange is kept here."""
+        asked = "SELECT 1 FROM exchange WHERE request_id = ?"
+        return self._db.execute(asked, (request_id,)).fetchone() is not None
+
+    def exchange(self, request_id: str) -> Exchange | None:
+        """Return an exchange, None where it is not here."""
+        row = self._db.execute(
+            "SELECT request_id, at, session_id, facts, request, response, times FROM exchange"
+            " WHERE request_id = ?",
+            (request_id,),
+        ).fetchone()
+        if row is None:
+            return None
+        facts = orjson.loads(_unpack_plain(row[3]))
+        request, response = (self._pieces(_unpacked_ids(blob)) for blob in row[4:6])
+        times = list(_sums(_numbers(_unpack_plain(row[6]))))
+        return Exchange(row[0], row[1], row[2], facts, request, response, times)
+
+    def session(self, session_id: str) -> list[str]:
+        """Return the ids of the requests of a session, in order."""
+        asked = "SELECT request_id FROM exchange WHERE session_id = ? ORDER BY at, id"
+        return [row[0] for row in self._db.execute(asked, (session_id,))]
+
+    def request_ids(self) -> Iterator[str]:
+        """Yield the ids of all exchanges, in the order in which they were kept."""
+        for row in self._db.execute("SELECT request_id FROM exchange ORDER BY id"):
+            yield row[0]
+
+    def search(self, question: str, limit: int) -> list[tuple[str, int, str]]:
+        """Return (request id, at, part) of what has all words of *question*, newest first."""
+        asked = (
+            "SELECT e.request_id, e.at, s.part FROM words w JOIN said s ON s.id = w.rowid"
+            " JOIN exchange e ON e.id = s.exchange WHERE words MATCH ?"
+            " ORDER BY w.rowid DESC LIMIT ?"
+        )
+        return self._db.execute(asked, (as_match(question), limit)).fetchall()
+
+    def counts(self) -> dict[str, int]:
+        """Return how many exchanges and pieces there are."""
+        return {
+            table: self._db.execute(f"SELECT count(*) FROM {table}").fetchone()[0]  # noqa: S608  ours
+            for table in ("exchange", "piece")
+        }
+
+    def _pieces(self, ids: Sequence[int]) -> list[bytes]:
+        return [self._piece(number) for number in ids]
+
+    def _piece(self, number: int) -> bytes:
+        asked = "SELECT dictionary, data FROM piece WHERE id = ?"
+        dictionary, data = self._db.execute(asked, (number,)).fetchone()
+        return self._unpacker(dictionary or 0).decompress(data)
+
+    def _newest_dictionary(self) -> int:
+        found = self._db.execute("SELECT coalesce(max(id), 0) FROM dictionary").fetchone()
+        return int(found[0])
+
+    def _dictionary(self, number: int) -> zstandard.ZstdCompressionDict | None:
+        if not number:
+            return None
+        asked = "SELECT data FROM dictionary WHERE id = ?"
+        return zstandard.ZstdCompressionDict(self._db.execute(asked, (number,)).fetchone()[0])
+
+    def _packer(self, dictionary: int) -> zstandard.ZstdCompressor:
+        if dictionary not in self._packers:
+            self._packers[dictionary] = zstandard.ZstdCompressor(
+                level=_LEVEL, dict_data=self._dictionary(dictionary), write_dict_id=False
+            )
+        return self._packers[dictionary]
+
+    def _unpacker(self, dictionary: int) -> zstandard.ZstdDecompressor:
+        if dictionary not in self._unpackers:
+            self._unpackers[dictionary] = zstandard.ZstdDecompressor(
+                dict_data=self._dictionary(dictionary)
+            )
+        return self._unpackers[dictionary]
+
+
+def as_match(question: str) -> str:
+    """Return *question* as a query of FTS5: all its words, the last one as a beginning."""
+    words = [f'"{word}"' for word in _WORD.findall(question)]
+    return " ".join(words) + "*" if words else '""'
+
+
+def _hash(piece: bytes) -> bytes:
+    return hashlib.blake2b(piece, digest_size=16).digest()
+
+
+def _pack_plain(data: bytes) -> bytes:
+    return zstandard.ZstdCompressor(level=_LEVEL).compress(data)
+
+
+def _unpack_plain(data: bytes) -> bytes:
+    return zstandard.ZstdDecompressor().decompress(data)
+
+
+def _packed_ids(ids: Sequence[int]) -> bytes:
+    """Return *ids* as steps from one to the next: mostly 1, and so next to nothing."""
+    return _pack_plain(
+        _varints((b - a) << 1 ^ (b - a) >> 63 for a, b in zip([0, *ids], ids, strict=False))
+    )
+
+
+def _unpacked_ids(data: bytes) -> list[int]:
+    ids, last = [], 0
+    for number in _numbers(_unpack_plain(data)):
+        last += number >> 1 ^ -(number & 1)
+        ids.append(last)
+    return ids
+
+
+def _steps(times: Sequence[tuple[int, int]]) -> Iterator[int]:
+    last = (0, 0)
+    for offset, micros in times:
+        yield offset - last[0]
+        yield max(0, micros - last[1])
+        last = offset, max(micros, last[1])
+
+
+def _sums(numbers: Sequence[int]) -> Iterator[tuple[int, int]]:
+    offset = micros = 0
+    for index in range(0, len(numbers), 2):
+        offset, micros = offset + numbers[index], micros + numbers[index + 1]
+        yield offset, micros
+
+
+def _varints(numbers: Iterable[int]) -> bytes:
+    """Return *numbers*, none negative, as LEB128."""
+    found = bytearray()
+    for number in numbers:
+        while number > 0x7F:
+            found.append(number & 0x7F | 0x80)
+            number >>= 7  # noqa: PLW2901  what is left of it
+        found.append(number)
+    return bytes(found)
+
+
+def _numbers(data: bytes) -> list[int]:
+    found, number, shift = [], 0, 0
+    for byte in data:
+        number |= (byte & 0x7F) << shift
+        shift += 7
+        if byte < 0x80:
+            found.append(number)
+            number = shift = 0
+    return found

@@ -1,0 +1,124 @@
+"""What is shown of a kept exchange: parsed, raw, or event by event; and whether it is whole."""
+
+from __future__ import annotations
+
+import hashlib
+from bisect import bisect_left
+from typing import TYPE_CHECKING, Any, Literal
+
+from .assembly import answer_of, as_json, events_of
+from .coding import compressed, decoded
+from .conversation import parsed_request
+from .difference import difference
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from .day_file import Exchange
+
+Json = dict[str, Any]
+_MOST_EVENTS = 20_000
+
+
+def said(exchange: Exchange, body: Literal["request", "response"]) -> bytes:
+    """Return what a *body* says: decoded where it was compressed, without secrets."""
+    facts = exchange.facts[body]
+    pieces = exchange.request if body == "request" else exchange.response
+    whole = b"".join(pieces)
+    if facts["way"] == "wire":
+        read = decoded(whole, facts.get("encoding", ""))
+        return whole if read is None else read
+    return whole
+
+
+def wire(exchange: Exchange, body: Literal["request", "response"]) -> bytes | None:
+    """Return a *body* byte for byte as it was on the wire, None where a secret was taken out."""
+    facts = exchange.facts[body]
+    whole = b"".join(exchange.request if body == "request" else exchange.response)
+    if facts["way"] == "scrubbed":
+        return None
+    return whole if facts["way"] in ("wire", "plain") else compressed(whole, facts["way"])
+
+
+def verified(exchange: Exchange) -> dict[str, str]:
+    """Return of each body whether it is what was on the wire: ``ok``, ``scrubbed``, ``damaged``."""
+    return {body: _verified(exchange, body) for body in ("request", "response")}
+
+
+def _verified(exchange: Exchange, body: Literal["request", "response"]) -> str:
+    again = wire(exchange, body)
+    if again is None:
+        return "scrubbed"
+    same = hashlib.sha256(again).hexdigest() == exchange.facts[body]["sha256"]
+    return "ok" if same else "damaged"
+
+
+def content(exchange: Exchange) -> Json:
+    """Return the exchange parsed (docs/logs-api.md): what was asked, what was answered."""
+    facts = exchange.facts
+    request, response = said(exchange, "request"), said(exchange, "response")
+    api = facts.get("api", "other")
+    conversation = parsed_request(api, as_json(request))
+    return {
+        "request_id": exchange.request_id,
+        "at": exchange.at,
+        **{name: facts.get(name) for name in ("method", "target", "api", "provider", "status")},
+        "request_headers": facts["request_headers"],
+        "response_headers": facts["response_headers"],
+        "request": facts["request"],
+        "response": facts["response"],
+        "end": facts["end"],
+        **conversation,
+        "answer": answer_of(api, response, facts["response"]["streams"]),
+        "error": _error(response, facts),
+    }
+
+
+def _error(response: bytes, facts: Json) -> object:
+    if (facts.get("status") or 0) < 400:
+        return None
+    document = as_json(response)
+    return document if document is not None else response[:4096].decode("utf-8", "replace")
+
+
+def events(exchange: Exchange) -> Json:
+    """Return the pieces of the response with their times, and the events where it was a stream.
+
+    ``{"chunks": [[offset, µs]], "events": [{"offset", "micros", "data"}]}``; µs since the request
+    came in.
+    """
+    found: Json = {"chunks": [list(pair) for pair in exchange.times], "events": []}
+    if not exchange.facts["response"]["streams"]:
+        return found
+    body = said(exchange, "response")
+    times = _times(exchange)
+    at = 0
+    for line in body.split(b"\n"):
+        for data in events_of(line)[:1]:
+            end = at + len(line)
+            found["events"].append({"offset": at, "micros": _at(times, end), "data": data})
+        at += len(line) + 1
+        if len(found["events"]) >= _MOST_EVENTS:
+            break
+    return found
+
+
+def _times(exchange: Exchange) -> list[tuple[int, int]]:
+    """Return (offset in what the response says, µs) of its pieces."""
+    said_at = exchange.facts["response"].get("said_at")
+    if said_at is None:
+        return list(exchange.times)
+    return list(zip(said_at, (micros for _, micros in exchange.times), strict=False))
+
+
+def _at(times: Sequence[tuple[int, int]], offset: int) -> int | None:
+    """Return when the byte before *offset* came."""
+    index = bisect_left(times, (offset, -1))
+    return times[index - 1][1] if index else None
+
+
+def compared(before: Exchange, after: Exchange) -> Json:
+    """Return how *after* differs from *before* (:mod:`.difference`)."""
+    api = after.facts.get("api", "other")
+    found = difference(api, as_json(said(before, "request")), as_json(said(after, "request")))
+    return {"before": before.request_id, "after": after.request_id, **found}
