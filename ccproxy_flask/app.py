@@ -20,7 +20,7 @@ from .proxy.accounting import accounting
 from .proxy.hangup import HangupWatch
 from .proxy.providers import Providers
 from .proxy.timing import Timing, gaps
-from .proxy.upstream import Upstreams
+from .proxy.upstream import make_transport
 from .settings import Settings, handover
 from .store.remote import RemoteStore
 from .tracers import ConsoleTracer, FileTracer, QueuedTracer, Trails
@@ -46,7 +46,7 @@ class Parts:
         self.metrics = metrics.PrometheusMetrics(max_models=kept.max_models)
         self.metrics.set_version(__version__)
         self.writer = logging.set_up(settings.logging)
-        self.upstreams = Upstreams(settings.proxy)
+        self.upstreams = make_transport(settings.proxy)
         self.tracer = self._tracer() if settings.tracing.console or settings.tracing.file else None
         self.journal: JournalWriter | None = None
         self.feed: Feed | None = None

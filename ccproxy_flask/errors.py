@@ -13,6 +13,7 @@ The tree::
     │   ├── HeadersTooLarge    431
     │   ├── BodyTooLarge       413
     │   ├── UpstreamUnreachable 502  no connection: refused, no such host, TLS refused
+    │   │   └── NoDescriptors  503  the process may open no more files
     │   ├── UpstreamBroken     502  the answer was cut short or is not HTTP
     │   └── UpstreamTimeout    504
     ├── WorkerStopped          the server was stopped before the answer was complete
@@ -171,6 +172,18 @@ class UpstreamUnreachable(ProxyError):
     error_type = "upstream_unreachable"
 
 
+class NoDescriptors(UpstreamUnreachable):
+    """The process has no file descriptor left for a connection."""
+
+    status = 503
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the proxy has no file descriptors left for a connection to the upstream: "
+            "try again soon; its operator can allow more (ulimit -n, LimitNOFILE)"
+        )
+
+
 class UpstreamBroken(ProxyError):
     """The upstream's answer was cut short or is not HTTP."""
 
@@ -215,6 +228,7 @@ _GOOGLE_CODES = {
     426: "FAILED_PRECONDITION",
     501: "UNIMPLEMENTED",
     502: "UNAVAILABLE",
+    503: "UNAVAILABLE",
     504: "DEADLINE_EXCEEDED",
 }
 

@@ -10,7 +10,6 @@ import _socket
 import contextlib
 import functools
 import http
-import os
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -427,31 +426,35 @@ def has_left(sock: Any) -> bool:
             return plain.recv(1, _socket.MSG_PEEK | _socket.MSG_DONTWAIT) == b""
     except BlockingIOError:
         return False
-    except OSError:
+    except (OSError, ValueError):
         return True
 
 
 def hang_up(sock: Any) -> None:
     """End the connection of *sock* in both directions; who waits to write to it is woken."""
-    with contextlib.suppress(OSError), _plain(sock) as plain:
+    with contextlib.suppress(OSError, ValueError), _plain(sock) as plain:
         plain.shutdown(_socket.SHUT_RDWR)
 
 
 @contextlib.contextmanager
 def _plain(sock: Any) -> Iterator[_socket.socket]:
-    """The socket of the system under *sock*, which may be one of gevent's."""
-    plain = _socket.socket(fileno=os.dup(sock.fileno()))
+    """The socket of the system under *sock*, which may be one of gevent's, or of TLS.
+
+    Takes no descriptor of its own: it must work where there are none left. Raises OSError or
+    ValueError where *sock* is closed.
+    """
+    plain = _socket.socket(fileno=sock.fileno())
     try:
         yield plain
     finally:
-        plain.close()
+        plain.detach()
 
 
 def _end_reading(sock: Any) -> None:
     """Let the reader of *sock* find its end, behind what has come in already."""
     # Past gevent's own shutdown(): that throws an error at the greenlet that waits for data, and
     # gunicorn would log it with its traceback.
-    with contextlib.suppress(OSError), _plain(sock) as plain:
+    with contextlib.suppress(OSError, ValueError), _plain(sock) as plain:
         plain.shutdown(_socket.SHUT_RD)
 
 

@@ -68,6 +68,17 @@ def test_bad_chunks_are_an_error(bad: bytes) -> None:
         framing.feed(bad)
 
 
+@pytest.mark.parametrize("line", [b"x: y\r\n", b"x: " + b"y" * 10_000 + b"\r\n"])
+def test_endless_trailers_are_an_error(line: bytes) -> None:
+    """What follows the last chunk is dropped, but not for ever."""
+    framing = http1.Chunked()
+    framing.feed(b"0\r\n")
+    assert (framing.in_trailers, framing.done) == (True, False)
+
+    with pytest.raises(NotHttp, match="trailers"):
+        framing.feed(line * 20_000)
+
+
 def test_sized_body() -> None:
     """A body of known size ends there, and not earlier."""
     framing = http1.Sized(5)

@@ -26,13 +26,13 @@ from .inject import Everything, UsageRemover, asking_for_usage
 from .observers import Observers, RequestHead, ResponseHead
 from .providers import OTHER, Providers, Route, dialect_of
 from .relay import Relay
-from .upstream import Answer, Call, Lifeline, Upstreams
+from .upstream import Transport, UpstreamCall, UpstreamRequest, UpstreamResponse
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from ..settings import Settings
-    from .hangup import HangupWatch
+    from .hangup import HangupWatch, Watched
     from .inject import Filter
     from .observers import ObserverFactory
 
@@ -48,7 +48,7 @@ class ProxyParts:
 
     settings: Settings
     providers: Providers
-    upstreams: Upstreams
+    upstreams: Transport
     watch: HangupWatch
     key_secret: bytes
     observers: Sequence[ObserverFactory] = ()
@@ -69,8 +69,8 @@ class Exchange:
         self._body: RequestBody | None = None
         self._shown: Filter = Everything()
         self._began: float | None = None
-        self._line = Lifeline()
-        self._socket_fd: int | None = None
+        self._upstream: UpstreamCall | None = None
+        self._watched: Watched | None = None
 
     def answer(self) -> Response | Relay:
         """Return the answer to the request: its own, or one of ours; a defect's, too."""
@@ -115,17 +115,18 @@ class Exchange:
         if "upgrade" in self._named and "upgrade" in self._named.get("connection", "").lower():
             raise UpgradeRequired("this proxy speaks plain HTTP here: send the request over HTTP")
         try:
-            call = self._call(route)
+            request = self._request(route)
         finally:
             self._trace.start()
-        return self._sent(call)
+        return self._sent(self._parts.upstreams.call(request))
 
-    def _sent(self, call: Call) -> Relay:
-        """Send *call*, and return the answer that comes."""
-        self._watch()
+    def _sent(self, upstream: UpstreamCall) -> Relay:
+        """Send the request, and return the answer that comes."""
+        self._upstream = upstream
+        self._watch(upstream)
         self._began = self._trace.elapsed()
         try:
-            answer = self._parts.upstreams.send(call, self._line)
+            answer = upstream.send()
         except BaseException:
             self._unwatch()
             self._note_sent()
@@ -138,7 +139,7 @@ class Exchange:
             answer.close()
             raise
 
-    def _relayed(self, answer: Answer) -> Relay:
+    def _relayed(self, answer: UpstreamResponse) -> Relay:
         self._let_upload_end()
         head_at = self._trace.elapsed()
         self._note_head(answer)
@@ -215,7 +216,7 @@ class Exchange:
             return None
         return RequestBody(self._environ["wsgi.input"], int(length), limit, on_piece)
 
-    def _call(self, route: Route) -> Call:
+    def _request(self, route: Route) -> UpstreamRequest:
         options, upstream = self._parts.settings.proxy, route.upstream
         headers = wire.to_upstream(self._headers)
         if upstream.api_key is not None and wire.client_key(self._named, self._query) is None:
@@ -226,7 +227,7 @@ class Exchange:
         else:
             self._observed(headers)
             self._body = self._read_body(self._observe_piece)
-        return Call(
+        return UpstreamRequest(
             base_url=upstream.base_url,
             method=self._method,
             target=self._target(route.path),
@@ -268,7 +269,7 @@ class Exchange:
         kept.append(("content-length", str(body.length)))
         return kept
 
-    def _answer_headers(self, answer: Answer) -> serving.WireHeaders:
+    def _answer_headers(self, answer: UpstreamResponse) -> serving.WireHeaders:
         headers = serving.WireHeaders(wire.to_client(answer.headers))
         if isinstance(self._shown, UsageRemover):
             wire.drop(headers, "content-length")
@@ -317,20 +318,19 @@ class Exchange:
         observers.end(record, error)
         return answer
 
-    def _watch(self) -> None:
+    def _watch(self, upstream: UpstreamCall) -> None:
         sock = serving.client_socket(self._environ)
         if sock is not None:
-            self._socket_fd = sock.fileno()
-            self._parts.watch.watch(self._socket_fd, self._line.abort)
+            self._watched = self._parts.watch.watch(sock, upstream.cancel)
 
     def _unwatch(self) -> None:
-        if self._socket_fd is not None:
-            self._parts.watch.unwatch(self._socket_fd)
-            self._socket_fd = None
+        if self._watched is not None:
+            self._parts.watch.unwatch(self._watched)
+            self._watched = None
 
     def _let_upload_end(self) -> None:
         """Where the answer came before the end of the request, let it be the connection's last."""
-        upload = self._line.upload
+        upload = self._upstream.upload if self._upstream is not None else None
         if upload is not None and upload.is_alive():
             serving.close_after_answer(self._environ, upload.join)
 
@@ -342,7 +342,7 @@ class Exchange:
         key = wire.client_key(self._named, self._query)
         record.api_key_id = redact.key_id(self._parts.key_secret, key) if key else None
 
-    def _note_head(self, answer: Answer) -> None:
+    def _note_head(self, answer: UpstreamResponse) -> None:
         record = self._trace.record
         record.status_code = answer.status
         for name in _UPSTREAM_REQUEST_IDS:

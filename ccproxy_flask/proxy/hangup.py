@@ -12,7 +12,7 @@ import struct
 import termios
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gevent import monkey
 
@@ -25,23 +25,38 @@ _GONE = select.POLLHUP | select.POLLERR | select.POLLNVAL | getattr(select, "POL
 _INTERVAL_SECONDS = 0.25
 
 
+class Watched:
+    """One client's socket, and whom to call when its peer is gone.
+
+    It is the socket that is remembered, not its number: the system gives the number of a closed
+    socket to a stranger.
+    """
+
+    __slots__ = ("on_hangup", "sock")
+
+    def __init__(self, sock: Any, on_hangup: Callable[[], None]) -> None:
+        self.sock, self.on_hangup = sock, on_hangup
+
+
 class HangupWatch:
     """Calls back once for each watched socket whose peer went away; within half a second."""
 
     def __init__(self) -> None:
-        self._watched: dict[int, Callable[[], None]] = {}
+        self._watched: dict[Watched, None] = {}
         self._running = False
 
-    def watch(self, fd: int, on_hangup: Callable[[], None]) -> None:
-        """Watch the socket *fd* until :meth:`unwatch`."""
-        self._watched[fd] = on_hangup
+    def watch(self, sock: Any, on_hangup: Callable[[], None]) -> Watched:
+        """Watch *sock* until :meth:`unwatch`, or until it is closed."""
+        watched = Watched(sock, on_hangup)
+        self._watched[watched] = None
         if not self._running:
             self._running = True
             threading.Thread(target=self._run, daemon=True, name="hangup-watch").start()
+        return watched
 
-    def unwatch(self, fd: int) -> None:
-        """Stop watching *fd*; before it is closed."""
-        self._watched.pop(fd, None)
+    def unwatch(self, watched: Watched) -> None:
+        """Stop watching; whoever hangs up from now is not told of."""
+        self._watched.pop(watched, None)
 
     def _run(self) -> None:
         while True:
@@ -50,14 +65,19 @@ class HangupWatch:
                 self._look()
 
     def _look(self) -> None:
-        poll = _poll()
-        for fd in tuple(self._watched):
-            poll.register(fd, select.POLLIN | _GONE)
-        for fd, events in poll.poll(0):
-            if events & _GONE or _at_end(fd):
-                on_hangup = self._watched.pop(fd, None)
-                if on_hangup is not None:
-                    on_hangup()
+        poll, by_number = _poll(), {}
+        for watched in tuple(self._watched):
+            number = watched.sock.fileno()
+            if number < 0:  # closed on our side: nobody is there to hang up
+                self.unwatch(watched)
+                continue
+            by_number[number] = watched
+            poll.register(number, select.POLLIN | _GONE)
+        for number, events in poll.poll(0):
+            watched = by_number[number]
+            if (events & _GONE or _at_end(number)) and watched in self._watched:
+                self.unwatch(watched)
+                watched.on_hangup()
 
 
 def _at_end(fd: int) -> bool:

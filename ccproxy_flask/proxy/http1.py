@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 LONGEST_HEAD = 256 << 10
 _LONGEST_LINE = 16 << 10
+_LONGEST_TRAILERS = 64 << 10
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: ([\t\x20-\x7e\x80-\xff]*))?")
 _HEADER = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*([\t\x20-\x7e\x80-\xff]*?)[ \t]*")
 _LENGTH = re.compile(r"[0-9]{1,18}")
@@ -71,6 +72,8 @@ class Framing(Protocol):
     """How the end of a body is told."""
 
     done: bool
+    in_trailers: bool
+    """True where all of the payload has come, and what may follow it has not ended."""
     rest: bytes
     """What came after the body; on a healthy connection nothing."""
 
@@ -112,6 +115,8 @@ def framing_of(method: str, head: Head) -> Framing:
 class Sized:
     """A body of a known number of bytes."""
 
+    in_trailers = False
+
     def __init__(self, size: int) -> None:
         self._left = size
         self.done = size == 0
@@ -135,6 +140,8 @@ class Sized:
 class UntilClose:
     """A body that ends with its connection."""
 
+    in_trailers = False
+
     def __init__(self) -> None:
         self.done = False
         self.rest = b""
@@ -154,11 +161,12 @@ class Chunked:
 
     def __init__(self) -> None:
         self.done = False
+        self.in_trailers = False
         self.rest = b""
         self._held = b""  # a line that is not complete yet
         self._size = 0  # payload bytes to come in this chunk
         self._after_chunk = False
-        self._in_trailers = False
+        self._trailers = 0  # bytes of them so far
 
     def feed(self, data: bytes) -> bytes:
         """Return the payload of all chunks and parts of chunks in *data*."""
@@ -196,8 +204,11 @@ class Chunked:
         self._held = part
 
     def _line(self, line: bytes) -> None:
-        if self._in_trailers:
+        if self.in_trailers:
             self.done = not line
+            self._trailers += len(line) + len("\r\n")
+            if self._trailers > _LONGEST_TRAILERS:
+                raise NotHttp("the trailers of the answer do not end")
         elif self._after_chunk:
             if line:
                 raise NotHttp("a chunk is longer than it said")
@@ -207,4 +218,4 @@ class Chunked:
             if match is None:
                 raise NotHttp("a chunk has no size")
             self._size = int(match[1], 16)
-            self._in_trailers = self._size == 0
+            self.in_trailers = self._size == 0

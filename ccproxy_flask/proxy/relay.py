@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ..tracing import Trace
     from .inject import Filter
     from .observers import Observers
-    from .upstream import Answer
+    from .upstream import UpstreamResponse
 
 
 class Relay:
@@ -29,7 +29,7 @@ class Relay:
 
     def __init__(
         self,
-        answer: Answer,
+        answer: UpstreamResponse,
         headers: WireHeaders,
         shown: Filter,
         observers: Observers,
