@@ -201,7 +201,7 @@ class DirectCall(UpstreamCall):
         if not self._trailers_until:
             self._trailers_until = now + min(_TRAILER_SECONDS, self.request.read_timeout)
         if now >= self._trailers_until:
-            raise http1.NotHttp("the trailers of the answer do not end")
+            raise TimeoutError
         connection.sock.settimeout(self._trailers_until - now)
 
     def _let_others_run(self) -> None:
