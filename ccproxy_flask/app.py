@@ -95,7 +95,7 @@ class Parts:
 
     def _tend(self) -> None:
         while self.journal is not None and not self._closing.wait(_TEND_SECONDS):
-            self.journal.tend()
+            self.journal.maintain()
 
     def stop_watching(self) -> None:
         """End the sockets and streams of those who only watch, so that a stop need not wait."""

@@ -13,6 +13,8 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from ccproxy_flask.journal import JournalWriter
 from ccproxy_flask.journal.segments import list_segments
 from ccproxy_flask.record import RequestRecord, new_request_id
@@ -116,6 +118,20 @@ def recorder_process(home: Path, *argv: str, **env: str) -> Iterator[RecorderPro
         yield recorder
     finally:
         recorder.stop()
+
+
+@contextmanager
+def mounted(place: Path, size: str) -> Iterator[Path]:
+    """A file system in memory of a *size* (``4m``) for the length of a block; skips without the
+    right to mount one."""
+    place.mkdir()
+    mounting = ["mount", "-t", "tmpfs", "-o", f"size={size},mode=700", "tmpfs", str(place)]
+    if subprocess.run(mounting, capture_output=True, check=False).returncode:
+        pytest.skip("mounting a file system needs more rights")
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", "-l", str(place)], check=True)
 
 
 @contextmanager

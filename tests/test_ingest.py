@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from recording_support import forked, lines_in, make_record, open_writer
+from recording_support import ROOT, forked, lines_in, make_record, open_writer
 
 from ccproxy_flask.journal import writer as writing
 from ccproxy_flask.journal.lines import CANCELLED, record_line
@@ -30,6 +33,7 @@ class Watching:
         self.count = 0
         self.lost: list[RequestRecord] = []
         self.size = -1
+        self.reasons: Counter[str] = Counter()
 
     def written(self, count: int) -> None:
         """Add up."""
@@ -38,6 +42,10 @@ class Watching:
     def worker_lost(self, record: RequestRecord) -> None:
         """Keep it."""
         self.lost.append(record)
+
+    def dropped(self, reason: str, count: int = 1) -> None:
+        """Add up."""
+        self.reasons[reason] += count
 
     def backlog(self, size: int) -> None:
         """Keep the last."""
@@ -96,7 +104,7 @@ def test_finished_records_become_rows(store, journal):
     run(ingest)
     assert ids(store) == [record.request_id for record in records[:4]]
     assert rows(store)[0]["cost_usd"] == 0.0012345678
-    assert (watching.count, watching.size, ingest.lag_seconds) == (4, 0, 0.0)
+    assert (watching.count, watching.size, ingest.backlog()) == (4, 0, (0, 0.0))
     writer.end(records[4])
     run(ingest)
     run(ingest)
@@ -324,7 +332,7 @@ def test_full_journal_drains_and_takes_records_again(store, journal):
         sent.append(record.request_id)
         if len(sent) % 1000 == 0:
             for _ in range(40):
-                writer.tend()
+                writer.maintain()
                 run(ingest)
                 if not writer.backlog_lines:
                     break
@@ -349,13 +357,13 @@ def test_dropped_lost_and_stored_add_up(store, journal, monkeypatch):
         if len(in_flight) > 15:
             writer.end(in_flight.pop(0))
         if number % 20 == 0:
-            writer.tend()
+            writer.maintain()
             run(ingest)
     writer.min_free_bytes = 0
     for record in in_flight:
         writer.end(record)
     while writer.backlog_lines:
-        writer.tend()
+        writer.maintain()
     writer.close()
     run(ingest)
     found = ids(store)
@@ -404,11 +412,12 @@ def test_many_rows_go_in_by_the_batch(store, journal):
     ingest = Ingest(store, journal, AMPLE)
     assert ingest.step()
     assert 1000 < store.status().rows < 6000
-    assert ingest.backlog_bytes > 0
-    assert ingest.lag_seconds >= 0
+    waiting, lag = ingest.backlog()
+    assert waiting > 0
+    assert lag >= 0
     run(ingest)
     assert store.status().rows == 6000
-    assert ingest.backlog_bytes == 0
+    assert ingest.backlog() == (0, 0.0)
 
 
 def test_lines_are_json_of_one_line(journal):
@@ -416,3 +425,138 @@ def test_lines_are_json_of_one_line(journal):
     writer = open_writer(journal)
     writer.end(make_record(path="/a\nb\r\u2028", user_agent='"}\n{"event":"end"'))
     assert [json.loads(line)["event"] for line in lines_in(journal)] == ["end"]
+
+
+# -- what does not belong there --------------------------------------------------------------------
+
+
+def _directory(path: Path) -> None:
+    path.mkdir()
+
+
+def _pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def _link(path: Path) -> None:
+    path.symlink_to("/etc/passwd")
+
+
+def _foreign(path: Path) -> None:
+    path.write_bytes(b"x\n")
+    os.chown(path, 12345, 12345)
+
+
+@pytest.mark.parametrize("make", [_directory, _pipe, _link, _foreign])
+def test_what_is_no_file_of_ours_is_passed_over(store, journal, make, capsys):
+    """A directory, a pipe, a link or somebody's file with a segment's name stops nothing, is not
+    read, and is logged once."""
+    if make is _foreign and os.getuid() != 0:
+        pytest.skip("giving a file away needs more rights")
+    odd = journal / f"{DEAD}-00000001.ndjson"
+    make(odd)
+    record = make_record()
+    other = journal / f"{'0' * 30}22-00000001.ndjson"
+    other.write_bytes(record_line("end", record))
+    ingest = Ingest(store, journal, AMPLE)
+    for _ in range(3):
+        run(ingest)
+    assert ids(store) == [record.request_id]
+    assert not (journal / "damaged.ndjson").exists()
+    assert os.path.lexists(odd)
+    assert capsys.readouterr().out.count(odd.name) == 1
+
+
+UNREADABLE = """
+import os, sys
+from pathlib import Path
+from test_ingest import AMPLE, Ingest, DuckDBStore, rows, run
+home = Path(sys.argv[1])
+os.setuid(12345)
+store = DuckDBStore(home / "metrics.duckdb")
+ingest = Ingest(store, home / "journal", AMPLE)
+run(ingest)
+assert len(rows(store)) == 1, rows(store)
+(home / "journal" / sys.argv[2]).chmod(0o600)
+run(ingest)
+assert len(rows(store)) == 3, rows(store)
+store.close()
+"""
+
+
+def test_unreadable_segment_holds_up_its_own_worker_alone(tmp_path):
+    """What cannot be read waits, with the rest of its worker's; it is stored when it can be."""
+    if os.getuid() != 0:
+        pytest.skip("needs two users")
+    home = tmp_path / "home"
+    journal = home / "journal"
+    journal.mkdir(parents=True)
+    first = make_record(1)
+    locked = write_dead(journal, record_line("start", first))
+    write_dead(journal, record_line("end", first), record_line("end", make_record(2)), number=2)
+    (journal / f"{'0' * 30}22-00000001.ndjson").write_bytes(record_line("end", make_record(3)))
+    locked.chmod(0)
+    for path in (home, journal, *journal.iterdir()):
+        os.chown(path, 12345, 12345)
+    for parent in tmp_path.parents[:3]:
+        if parent.stat().st_uid == os.getuid() and parent.is_relative_to("/tmp"):  # noqa: S108
+            parent.chmod(parent.stat().st_mode | 0o011)
+    tmp_path.chmod(0o711)
+    env = {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "PATH": os.environ["PATH"], "HOME": str(home)}
+    done = subprocess.run(
+        [sys.executable, "-c", UNREADABLE, str(home), locked.name],
+        env=env,
+        cwd=home,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.count("segment_not_readable") == 1
+
+
+# -- what is put back ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("alive", [False, True], ids=["its worker is dead", "its worker lives"])
+def test_journal_that_is_put_back_adds_nothing(store, journal, alive):
+    """A copy of segments that were stored and removed changes no row, also with new ones beside."""
+    writer = open_writer(journal, segment_bytes=4096)
+    ingest = Ingest(store, journal, AMPLE)
+    for number in range(30):
+        record = make_record(number)
+        writer.start(record)
+        writer.end(record)
+    copies = {one.name: (journal / one.name).read_bytes() for one in list_segments(journal)}
+    run(ingest)
+    before = ids(store)
+    if not alive:
+        writer.close()
+    for segment in list_segments(journal):
+        os.utime(journal / segment.name, (1, 1))
+    run(ingest)
+    assert len(list_segments(journal)) == alive
+    for restart in (False, True):
+        for name, content in copies.items():
+            if not (journal / name).exists():
+                (journal / name).write_bytes(content)
+        ingest = Ingest(store, journal, AMPLE) if restart else ingest
+        run(ingest)
+        assert ids(store) == before
+    if alive:
+        writer.end(make_record(99))
+        run(ingest)
+        assert len(ids(store)) == 31
+    writer.close()
+
+
+def test_journal_that_is_put_back_fills_what_is_missing(store, journal):
+    """Of a journal that is put back the rows that the database lacks are stored."""
+    records = [make_record(number) for number in range(6)]
+    path = write_dead(journal, *[record_line("end", record) for record in records[:3]])
+    run(Ingest(store, journal, AMPLE))
+    path.unlink(missing_ok=True)
+    store.forget([path.name])
+    write_dead(journal, *[record_line("end", record) for record in records])
+    run(Ingest(store, journal, AMPLE))
+    assert ids(store) == [record.request_id for record in records]

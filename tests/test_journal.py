@@ -15,7 +15,6 @@ from pathlib import Path
 
 import pytest
 from recording_support import ROOT, forked, lines_in, make_record, open_writer
-from scripted import wait_until
 
 from ccproxy_flask.journal import writer as writing
 from ccproxy_flask.journal.lines import CANCELLED, identify, parse, record_line, storable
@@ -137,11 +136,11 @@ def test_many_in_flight_do_not_make_every_line_a_segment(tmp_path):
 
 
 def test_old_segment_is_left_once(tmp_path):
-    """tend() leaves a segment of a certain age, and does not do so again without new lines."""
+    """maintain() leaves a segment of a certain age, and does not do so again without new lines."""
     writer = open_writer(tmp_path, segment_seconds=1e-9)
     writer.end(make_record())
-    writer.tend()
-    writer.tend()
+    writer.maintain()
+    writer.maintain()
     assert [segment.number for segment in list_segments(tmp_path)] == [1, 2]
 
 
@@ -149,7 +148,7 @@ def test_lock_says_that_the_worker_lives(tmp_path):
     """Only the newest segment is locked, until the writer closes."""
     writer = open_writer(tmp_path, segment_seconds=1e-9)
     writer.end(make_record())
-    writer.tend()
+    writer.maintain()
     old, new = list_segments(tmp_path)
     assert not is_locked(tmp_path / old.name)
     assert is_locked(tmp_path / new.name)
@@ -203,7 +202,7 @@ def test_writers_leave_no_descriptors(tmp_path):
     for number in range(500):
         writer.end(make_record(number))
     assert len(list_segments(tmp_path)) > 50
-    assert _descriptors() == before + 1
+    assert _descriptors() == before + 2, "the segment and the ledger"
     writer.close()
     assert _descriptors() == before
 
@@ -232,7 +231,7 @@ def test_full_disk_keeps_lines_in_memory_and_writes_them_later(small_disk):
     assert writer.backlog_lines > 0
     assert writer.trouble == "disk_full"
     ballast.unlink()
-    writer.tend()
+    writer.maintain()
     assert (writer.backlog_lines, writer.trouble) == (0, None)
     assert _ended(directory) == [record.request_id for record in records]
 
@@ -272,7 +271,7 @@ def test_half_line_is_cancelled_before_the_next(tmp_path):
         while writer.trouble:
             writer.end(make_record(3))
             time.sleep(0.01)
-        writer.tend()
+        writer.maintain()
         assert writer.backlog_lines == 0
     """)
     env = {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "PATH": os.environ["PATH"]}
@@ -299,21 +298,6 @@ def test_over_the_backlog_records_are_dropped_and_counted_once(tmp_path, monkeyp
     assert dropped == ["disk_full"] * 12
 
 
-def test_dropped_records_are_told_to_the_journal(tmp_path, monkeypatch):
-    """When lines can be written again, one says how many could not be kept."""
-    monkeypatch.setattr(writing, "LONGEST_BACKLOG_LINES", 0)
-    writer = open_writer(tmp_path, max_bytes=1 << 20)
-    (tmp_path / f"{'0' * 32}-00000001.ndjson").write_bytes(b"x" * (1 << 20))
-    writer.end(make_record())
-    assert writer.trouble == "journal_full"
-    (tmp_path / f"{'0' * 32}-00000001.ndjson").unlink()
-    wait_until(lambda: writer.tend() or not writer.dropped)
-    assert [json.loads(line) for line in lines_in(tmp_path)] == [
-        {"event": "dropped", "reason": "journal_full", "count": 1}
-    ]
-    assert writer.dropped == {}
-
-
 def test_request_with_its_start_on_disk_is_lost_not_dropped(tmp_path, monkeypatch):
     """Where the end overflows after the start was written, a `lost` line follows and no count."""
     monkeypatch.setattr(writing, "LONGEST_BACKLOG_LINES", 0)
@@ -325,7 +309,7 @@ def test_request_with_its_start_on_disk_is_lost_not_dropped(tmp_path, monkeypatc
     writer.end(record)
     assert (dropped, writer.backlog_lines) == ([], 1)
     writer.min_free_bytes = 0
-    writer.tend()
+    writer.maintain()
     lost = json.loads(lines_in(tmp_path)[-1])
     assert (lost["event"], lost["request_id"], lost["session_id"]) == (
         "lost",
@@ -341,7 +325,7 @@ def test_full_journal_gets_room_again(tmp_path):
     while writer.trouble is None:
         writer.end(make_record())
     newest = list_segments(tmp_path)[-1]
-    writer.tend()
+    writer.maintain()
     assert list_segments(tmp_path)[-1].number == newest.number + 1
     total = sum(segment.size for segment in list_segments(tmp_path))
     assert total <= (1 << 20)
@@ -354,7 +338,7 @@ def test_directory_that_vanishes_is_made_again(tmp_path):
     record = make_record()
     writer.start(record)
     shutil.rmtree(directory)
-    writer.tend()
+    writer.maintain()
     writer.end(record)
     assert [identify(line) for line in lines_in(directory)] == [
         ("start", record.request_id),
@@ -370,7 +354,7 @@ def test_directory_that_is_a_file_holds_nobody_up(tmp_path):
     writer.end(make_record())
     assert (writer.backlog_lines, writer.trouble) == (1, "unwritable")
     directory.unlink()
-    writer.tend()
+    writer.maintain()
     assert len(lines_in(directory)) == 1
 
 

@@ -499,7 +499,7 @@ def test_status_is_degraded_where_records_cannot_be_written(own_home):
     assert (body["status"], body["reason"]) == ("degraded", "journal: disk_full")
     assert (body["backlog_lines"], body["dropped"]) == (1, {})
     writer.min_free_bytes = 0
-    writer.tend()
+    writer.maintain()
     wait_until(lambda: site.get("/status")["rows"] == 1)
     assert site.get("/status")["status"] == "healthy"
     site.close()

@@ -29,10 +29,9 @@ from scripted import wait_until
 
 from ccproxy_flask.errors import StoreUnavailable
 from ccproxy_flask.journal import JournalWriter
-from ccproxy_flask.journal.segments import list_segments
+from ccproxy_flask.journal.segments import list_segments, private_directory
 from ccproxy_flask.recorder.ingest import Nobody
 from ccproxy_flask.recorder.recorder import start_in_process
-from ccproxy_flask.recorder.server import private_directory
 from ccproxy_flask.recorder.supervisor import Supervisor
 from ccproxy_flask.settings import Settings
 from ccproxy_flask.store.base import LogFilter, Page
@@ -306,7 +305,7 @@ def test_journal_that_is_removed_is_made_again(tmp_path, settings, writer, remot
         writer.end(make_record(1))
         wait_until(lambda: row_count(remote) == 1)
         shutil.rmtree(settings.journal_directory)
-        writer.tend()
+        writer.maintain()
         writer.end(make_record(2))
         wait_until(lambda: row_count(remote) == 2)
 

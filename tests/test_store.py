@@ -355,9 +355,9 @@ def test_missing_rows_are_added_once(direct: DuckDBStore) -> None:
     """append_missing() leaves out requests that have a row."""
     records = [make_record(number) for number in range(3)]
     put(direct, records[0])
-    rows = [to_json(record) for record in records]
-    assert direct.append_missing(rows, [Mark("s", 1, closed=True)], "worker_lost") == 2
-    assert direct.append_missing(rows, [], "worker_lost") == 0
+    rows = {record.request_id: to_json(record) for record in records}
+    assert direct.append_missing(rows, [Mark("s", 1, closed=True)], {}, "worker_lost") == 2
+    assert direct.append_missing(rows, [], {}, "worker_lost") == 0
     assert direct.status().rows == 3
     assert direct.status().counts == {"worker_lost": 2}
 

@@ -1,7 +1,8 @@
 """The lines of a journal: how they are made, and how they are told apart without parsing them.
 
 Events: ``start`` and ``end`` of a request, ``lost`` (it ended, but its end could not be written;
-has what its start line had), ``dropped`` (*count* records that could not be kept, for *reason*).
+has what its start line had). Journals of version 0.1 have ``dropped`` (*count* records that could
+not be kept, for *reason*), too.
 """
 
 from __future__ import annotations
@@ -47,11 +48,6 @@ def record_line(event: Event, record: RequestRecord) -> bytes:
 def lost_line(start: bytes) -> bytes:
     """Return the line that says that the end of the request with the line *start* is lost."""
     return _LOST + start.removeprefix(_START)
-
-
-def dropped_line(reason: str, count: int) -> bytes:
-    """Return the line that says that *count* records were dropped for *reason*."""
-    return orjson.dumps({"event": "dropped", "reason": reason, "count": count}) + b"\n"
 
 
 def identify(line: bytes) -> tuple[Event, str] | None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from .segments import open_own
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -33,7 +35,7 @@ def read_rest(path: Path, offset: int) -> bytes:
 
 
 def _read(path: Path, offset: int, limit: int) -> bytes:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    fd = open_own(path)
     try:
         return os.pread(fd, limit, offset)
     finally:

@@ -8,13 +8,16 @@ segment is not locked is dead.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import re
+import stat
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 _NAME = re.compile(r"([0-9a-f]{32})-([0-9]{8})\.ndjson")
@@ -40,10 +43,13 @@ def segment_name(worker: str, number: int) -> str:
     return f"{worker}-{number:08d}.ndjson"
 
 
-def list_segments(directory: Path) -> list[Segment]:
+def list_segments(
+    directory: Path, on_foreign: Callable[[str], None] | None = None
+) -> list[Segment]:
     """Return the segments in *directory*, those of a worker together and in order.
 
-    A missing directory has none. Raises OSError where it cannot be read.
+    A missing directory has none. What has the name of a segment and is no regular file of ours is
+    passed over; *on_foreign* gets its name. Raises OSError where the directory cannot be read.
     """
     found = []
     try:
@@ -54,10 +60,37 @@ def list_segments(directory: Path) -> list[Segment]:
                         facts = entry.stat(follow_symlinks=False)
                     except FileNotFoundError:
                         continue
-                    found.append(Segment(match[1], int(match[2]), facts.st_size, facts.st_mtime))
+                    if is_own(facts):
+                        size, modified = facts.st_size, facts.st_mtime
+                        found.append(Segment(match[1], int(match[2]), size, modified))
+                    elif on_foreign is not None:
+                        on_foreign(entry.name)
     except FileNotFoundError:
         return []
     return sorted(found)
+
+
+def is_own(facts: os.stat_result) -> bool:
+    """Tell whether *facts* are those of a regular file of this process's user."""
+    return stat.S_ISREG(facts.st_mode) and facts.st_uid == os.geteuid()
+
+
+def open_own(path: Path) -> int:
+    """Open a regular file of ours to read it, and nothing else: no link is followed, and nothing
+    that is no file is waited for. Raises OSError."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    if is_own(os.fstat(fd)):
+        return fd
+    os.close(fd)
+    raise PermissionError(errno.EACCES, "not a regular file of ours", str(path))
+
+
+def private_directory(path: Path) -> None:
+    """Make the directory *path* for this user alone; PermissionError where it is another's."""
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    facts = path.lstat()
+    if not stat.S_ISDIR(facts.st_mode) or facts.st_uid != os.getuid():
+        raise PermissionError(f"{path} belongs to somebody else")
 
 
 def by_worker(segments: list[Segment]) -> dict[str, list[Segment]]:
@@ -71,7 +104,7 @@ def by_worker(segments: list[Segment]) -> dict[str, list[Segment]]:
 def is_locked(path: Path) -> bool:
     """Tell whether a worker holds the segment at *path*; a missing one is held by nobody."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        fd = open_own(path)
     except FileNotFoundError:
         return False
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -12,6 +13,7 @@ from flask import Blueprint, Response, abort, current_app, request
 from ccproxy_flask import __version__, tracing
 from ccproxy_flask.access import auth_token, error_response, guard
 from ccproxy_flask.errors import StoreUnavailable
+from ccproxy_flask.journal.ledger import read_ledgers
 from ccproxy_flask.journal.segments import list_segments
 from ccproxy_flask.store.base import LogFilter, Page, QueryRefused
 from ccproxy_flask.store.figures import bucket_for
@@ -29,7 +31,7 @@ from .filters import (
 from .openapi import description
 
 if TYPE_CHECKING:
-    from ccproxy_flask.journal import JournalWriter
+    from ccproxy_flask.journal.ledger import FoundLedger
     from ccproxy_flask.settings import Settings
     from ccproxy_flask.store.base import Store, StoreStatus
 
@@ -217,43 +219,52 @@ def status() -> Response:
     """Whether records are kept, and where (SPEC §5). Answers also where nothing else does."""
     no_parameters(request.args)
     settings = _settings()
+    collecting = current_app.extensions["ccproxy.journal"] is not None
+    ledgers = read_ledgers(settings.journal_directory) if collecting else []
     try:
-        found = _facts_of(_store().status())
+        found = _facts_of(_store().status(), ledgers)
     except StoreUnavailable as error:
-        found = _facts_without_store(settings, str(error))
+        found = _facts_without_store(settings, str(error), ledgers)
     shown = {
         "prometheus_enabled": str(settings.observability.metrics_endpoint_enabled),
         "observability_system": "hybrid_prometheus_structlog",
         "backend": settings.observability.log_storage_backend,
         "path": str(settings.duckdb_path),
-        "dropped": _dropped(found.pop("counts")),
+        "backlog_lines": sum(one.account.waiting for one in ledgers if one.alive),
         "version": __version__,
     }
     return _json(orjson.dumps(found | shown))
 
 
-def _facts_of(known: StoreStatus) -> dict[str, Any]:
-    journal: JournalWriter | None = current_app.extensions["ccproxy.journal"]
-    reason = known.reason or (journal and journal.trouble and f"journal: {journal.trouble}")
+def _facts_of(known: StoreStatus, ledgers: list[FoundLedger]) -> dict[str, Any]:
+    counts = dict(known.counts)
+    dropped = {
+        name.removeprefix("dropped:"): counts.pop(name)
+        for name in known.counts
+        if name.startswith("dropped:")
+    }
+    troubles = [one.account.trouble for one in ledgers if one.alive and one.account.in_trouble]
+    reason = known.reason or (f"journal: {troubles[0]}" if troubles else None)
     if not reason and known.writer_lag_seconds > _LATE_SECONDS:
         reason = "records wait in the journal"
     return {
         "status": "degraded" if reason else "healthy",
-        "reason": reason or None,
+        "reason": reason,
         "rows": known.rows,
         "last_write": known.last_write and known.last_write.isoformat().replace("+00:00", "Z"),
         "backlog_bytes": known.backlog_bytes,
-        "backlog_lines": journal.backlog_lines if journal else 0,
         "writer_lag_seconds": round(known.writer_lag_seconds, 3),
-        "damaged_lines": known.counts.get("damaged_lines", 0),
-        "worker_lost": known.counts.get("worker_lost", 0),
-        "record_lost": known.counts.get("record_lost", 0),
-        "counts": known.counts,
+        "damaged_lines": counts.get("damaged_lines", 0),
+        "worker_lost": counts.get("worker_lost", 0),
+        "record_lost": counts.get("record_lost", 0),
+        "dropped": dropped,
     }
 
 
-def _facts_without_store(settings: Settings, reason: str) -> dict[str, Any]:
-    journal: JournalWriter | None = current_app.extensions["ccproxy.journal"]
+def _facts_without_store(
+    settings: Settings, reason: str, ledgers: list[FoundLedger]
+) -> dict[str, Any]:
+    collecting = current_app.extensions["ccproxy.journal"] is not None
     try:
         waiting = sum(segment.size for segment in list_segments(settings.journal_directory))
     except OSError:
@@ -263,25 +274,13 @@ def _facts_without_store(settings: Settings, reason: str) -> dict[str, Any]:
         "reason": reason,
         "rows": None,
         "last_write": None,
-        "backlog_bytes": waiting if journal else 0,
-        "backlog_lines": journal.backlog_lines if journal else 0,
+        "backlog_bytes": waiting if collecting else 0,
         "writer_lag_seconds": None,
         "damaged_lines": None,
         "worker_lost": None,
         "record_lost": None,
-        "counts": {},
+        "dropped": sum((Counter(one.dropped) for one in ledgers), Counter[str]()),
     }
-
-
-def _dropped(counts: dict[str, int]) -> dict[str, int]:
-    """Return dropped records by reason: those the store knows of, and those only we know of yet."""
-    journal: JournalWriter | None = current_app.extensions["ccproxy.journal"]
-    found = dict(journal.dropped) if journal else {}
-    for name, count in counts.items():
-        if name.startswith("dropped:"):
-            reason = name.removeprefix("dropped:")
-            found[reason] = found.get(reason, 0) + count
-    return found
 
 
 def _as_given(text: str | None) -> float | str | None:

@@ -240,9 +240,9 @@ class PrometheusMetrics:
 
     # -- the way of records ------------------------------------------------------------------
 
-    def dropped(self, reason: str) -> None:
-        """Count a request whose record could not be kept."""
-        self._dropped.labels(reason).inc()
+    def dropped(self, reason: str, count: int = 1) -> None:
+        """Count requests whose record could not be kept."""
+        self._dropped.labels(reason).inc(count)
 
     def trace_dropped(self, reason: str) -> None:
         """Count an exchange that was to be traced and could not be."""

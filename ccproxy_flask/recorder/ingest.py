@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import structlog
 
+from ccproxy_flask.journal.ledger import FoundLedger, read_ledgers, remove_ledger
 from ccproxy_flask.journal.lines import CANCELLED, identify, parse, storable
 from ccproxy_flask.journal.reader import read_lines, read_rest
 from ccproxy_flask.journal.segments import Segment, by_worker, is_alive, list_segments
@@ -17,7 +18,7 @@ from ccproxy_flask.record import RequestRecord, to_json
 from ccproxy_flask.store.base import Mark, RowsRefused
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
     from ccproxy_flask.store.base import RecordingStore
@@ -31,6 +32,7 @@ BATCH_BYTES = 4 << 20
 _READ_BYTES = 1 << 20
 _DAMAGED_NAME = "damaged.ndjson"
 _LARGEST_DAMAGED = 16 << 20
+_LEDGER_ENDING = ".ledger"
 _WORKER_LOST = "the worker process ended with this request in flight"
 _RECORD_LOST = "the request ended, but its record could not be written"
 
@@ -43,6 +45,9 @@ class Observer(Protocol):
 
     def worker_lost(self, record: RequestRecord) -> None:
         """A request went down with its worker."""
+
+    def dropped(self, reason: str, count: int = 1) -> None:
+        """*count* requests went down with their worker, which could not write a line of them."""
 
     def backlog(self, size: int) -> None:
         """*size* bytes of the journal are not stored yet."""
@@ -60,6 +65,9 @@ class Nobody:
     def worker_lost(self, record: RequestRecord) -> None:
         """Do nothing."""
 
+    def dropped(self, reason: str, count: int = 1) -> None:
+        """Do nothing."""
+
     def backlog(self, size: int) -> None:
         """Do nothing."""
 
@@ -70,7 +78,7 @@ class Nobody:
 @dataclass(frozen=True, slots=True)
 class Limits:
     """When stored segments are not kept for others to read: over half of *max_bytes* of journal,
-    or with less than twice *min_free_bytes* free on its disk."""
+    or with less free on its disk than twice *min_free_bytes*, or than the journal takes."""
 
     max_bytes: int
     min_free_bytes: int
@@ -84,6 +92,10 @@ class _Worker:
     """The start lines of requests that have not ended."""
     closed_at: int = 0
     """The newest segment when the worker was found dead and its open requests were stored."""
+    followed: bool = False
+    """It was seen alive: what it writes from then on is new to the store."""
+    seen: int = 0
+    """The newest of its segments that was looked at."""
 
 
 @dataclass(slots=True)
@@ -91,6 +103,7 @@ class _Slice:
     """Some lines of one segment."""
 
     segment: Segment
+    begin: int
     end: int
     """Where the lines end."""
     starts: dict[str, bytes] = field(default_factory=dict)
@@ -98,6 +111,9 @@ class _Slice:
     """Request id and JSON of what goes into the store."""
     damaged: list[bytes] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
+
+    def __len__(self) -> int:
+        return self.end - self.begin
 
     def take(self, line: bytes) -> None:
         """Sort *line* in."""
@@ -152,24 +168,40 @@ class Ingest:
         self._positions: dict[str, int] = {}
         self._unmarked: set[str] = set()
         """Segments whose position the store does not know: there was no row to store with it."""
+        self._replayed: set[str] = set()
+        """Segments of which the store may have rows already: nobody saw them being written."""
         self._workers: dict[str, _Worker] = {}
-        self._backlog_bytes = 0
+        self._folded: set[str] = set()
+        """Ledgers of dead workers that are part of the store's counts."""
+        self.folds = 0
+        """How often that changed."""
+        self._reported: set[str] = set()
+        """Files of the journal that cannot be read; each is logged once."""
         self._caught_up_at = time.monotonic()
         self._rebuild()
 
-    @property
-    def backlog_bytes(self) -> int:
-        """Bytes of the journal that were not stored after the last pass."""
-        return self._backlog_bytes
+    def backlog(self) -> tuple[int, float]:
+        """Return how many bytes of the journal are not stored, and for how many seconds there have
+        been such; as things are, also while a step takes long. Raises OSError."""
+        waiting = self._not_stored(list_segments(self._directory))
+        return waiting, time.monotonic() - self._caught_up_at if waiting else 0.0
 
-    @property
-    def lag_seconds(self) -> float:
-        """For how long there has been something to store; 0 where there is nothing."""
-        return time.monotonic() - self._caught_up_at if self._backlog_bytes else 0.0
+    def _not_stored(self, segments: Iterable[Segment]) -> int:
+        known = self._positions
+        return sum(max(0, segment.size - known.get(segment.name, 0)) for segment in segments)
+
+    def dropped(self) -> Counter[str]:
+        """Return the requests without a row, by reason, that the store's counts lack."""
+        found: Counter[str] = Counter()
+        for ledger in read_ledgers(self._directory):
+            if _ledger_mark(ledger) not in self._folded:
+                found.update(ledger.dropped)
+        return found
 
     def _rebuild(self) -> None:
         """Take from the store how far each segment is stored, and from there what is open."""
         marks = self._store.marks()
+        self._folded = {name for name in marks if name.endswith(_LEDGER_ENDING)}
         for segment in list_segments(self._directory):
             mark = marks.get(segment.name)
             if mark is None:
@@ -180,8 +212,11 @@ class Ingest:
                 worker.closed_at = segment.number
                 worker.starts.clear()
                 continue
-            for part in self._parts(segment, 0, mark.position):
-                _apply(worker, part)
+            try:
+                for part in self._parts(segment, 0, mark.position):
+                    _apply(worker, part)
+            except OSError as error:
+                self._report(segment.name, str(error))
 
     def _worker(self, segment: Segment) -> _Worker:
         return self._workers.setdefault(segment.worker, _Worker())
@@ -199,7 +234,7 @@ class Ingest:
             lines, end = read_lines(self._directory / segment.name, begin, limit)
         except FileNotFoundError:
             return None
-        part = _Slice(segment, end)
+        part = _Slice(segment, begin, end)
         for line in lines:
             part.take(line)
         return part
@@ -211,34 +246,69 @@ class Ingest:
 
         Raises StoreUnavailable, or OSError where the journal cannot be read.
         """
-        segments = list_segments(self._directory)
-        parts, full = self._collect(segments)
+        segments = list_segments(self._directory, self._report)
+        readable: list[list[Segment]] = []
+        parts, full = self._collect(by_worker(segments), readable)
         if parts:
             self._keep(parts)
-        gone = [] if full else self._finish(segments)
+        gone = [] if full else self._finish(readable, segments)
         self._measure(segment for segment in segments if segment.name not in gone)
         return bool(parts)
 
-    def _collect(self, segments: list[Segment]) -> tuple[list[_Slice], bool]:
+    def _report(self, name: str, reason: str = "not a regular file of ours") -> None:
+        if name not in self._reported:
+            self._reported.add(name)
+            log.error("segment_not_readable", segment=name, reason=reason)
+
+    def _collect(
+        self, groups: Mapping[str, list[Segment]], readable: list[list[Segment]]
+    ) -> tuple[list[_Slice], bool]:
+        """Return about a batch of what is new, and whether there is more; *readable* gets the
+        groups all of which could be read. A segment that cannot be holds up its worker's alone."""
         found: list[_Slice] = []
-        room = BATCH_BYTES
-        for group in by_worker(segments).values():
-            for segment in group:
-                # What stood in the list may have grown before its worker left it for the next; a
-                # request's end in that must not come after what its worker wrote later.
-                size = segment.size if segment is group[-1] else self._size(segment)
-                begin = self._positions.get(segment.name, 0)
-                for part in self._parts(segment, begin, size):
-                    found.append(part)
-                    room -= part.end - begin
-                    begin = part.end
-                    if room <= 0:
-                        return found, True
-        return found, False
+        for group in groups.values():
+            room = BATCH_BYTES - sum(map(len, found))
+            if room <= 0:
+                return found, True
+            try:
+                found += self._news(group, room)
+            except OSError as error:
+                self._report(group[0].worker, str(error))
+                continue
+            readable.append(group)
+        return found, sum(map(len, found)) >= BATCH_BYTES
+
+    def _news(self, group: list[Segment], room: int) -> list[_Slice]:
+        found: list[_Slice] = []
+        for segment in group:
+            self._look_at(segment, group)
+            # What stood in the list may have grown before its worker left it for the next; a
+            # request's end in that must not come after what its worker wrote later.
+            size = segment.size if segment is group[-1] else self._size(segment)
+            for part in self._parts(segment, self._positions.get(segment.name, 0), size):
+                found.append(part)
+                room -= len(part)
+                if room <= 0:
+                    return found
+        return found
+
+    def _look_at(self, segment: Segment, group: list[Segment]) -> None:
+        """Note whether the rows of *segment* are new: those that its worker writes while we follow
+        it are. Others may have been put back, and be there already."""
+        worker = self._worker(segment)
+        if segment.number > worker.seen and segment.name not in self._positions:
+            was_followed = worker.followed
+            worker.followed = was_followed or is_alive(self._directory, group[-1])
+            if not was_followed and not (worker.followed and segment is group[-1]):
+                self._replayed.add(segment.name)
+        elif segment.name not in self._positions:
+            self._replayed.add(segment.name)
+        worker.seen = max(worker.seen, segment.number)
 
     def _keep(self, parts: list[_Slice]) -> None:
         """Store *parts*, and only then remember that they are."""
         rows = [line for part in parts for _, line in part.rows]
+        kept = len(rows)
         counts = sum((part.counts for part in parts), Counter[str]())
         damaged = [line for part in parts for line in part.damaged]
         counts.update({"damaged_lines": len(damaged)} if damaged else {})
@@ -246,12 +316,16 @@ class Ingest:
             ends = {name: self._positions[name] for name in self._unmarked} | _ends(parts)
             marks = [Mark(name, end) for name, end in ends.items()]
             try:
-                self._store.append(rows, marks, counts)
+                if any(part.segment.name in self._replayed for part in parts):
+                    by_id = {request_id: line for part in parts for request_id, line in part.rows}
+                    kept = self._store.append_missing(by_id, marks, counts)
+                else:
+                    self._store.append(rows, marks, counts)
             except RowsRefused as refused:
                 log.warning("rows_refused", rows=len(rows), reason=str(refused)[:300])
                 damaged += self._keep_what_fits(parts, marks, counts)
             self._unmarked.clear()
-            self._observer.written(len(rows))
+            self._observer.written(kept)
         else:
             self._unmarked.update(_ends(parts))
         for part in parts:
@@ -272,7 +346,7 @@ class Ingest:
             kept = []
             for request_id, line in part.rows:
                 row, whole = _repaired(line)
-                if row is None or not self._keep_one(row):
+                if row is None or not self._keep_one(request_id, row):
                     refused.append(line)
                     continue
                 kept.append((request_id, line))
@@ -283,10 +357,10 @@ class Ingest:
         self._store.append([], marks, counts)
         return refused
 
-    def _keep_one(self, row: bytes) -> bool:
+    def _keep_one(self, request_id: str, row: bytes) -> bool:
         # One by one the marks come last, so a row may be there from a try that was broken off.
         try:
-            self._store.append_missing([row], [], "")
+            self._store.append_missing({request_id: row}, [], {})
         except RowsRefused:
             return False
         return True
@@ -308,20 +382,49 @@ class Ingest:
 
     # -- the ends of segments and of workers -------------------------------------------------------
 
-    def _finish(self, segments: list[Segment]) -> list[str]:
-        groups = by_worker(segments)
+    def _finish(self, groups: list[list[Segment]], segments: list[Segment]) -> list[str]:
+        ledgers = {one.account.worker: one for one in read_ledgers(self._directory)}
         pressed = self._is_pressed(segments)
         gone: list[str] = []
-        for name, group in groups.items():
-            for segment in group[:-1]:
-                self._take_rest(segment, comes_again=True)
-            self._close_if_dead(group[-1])
-            gone += self._remove_stored(group, pressed)
-            if self._has_ended(group) and group[-1].name in gone:
-                del self._workers[name]
+        for group in groups:
+            try:
+                gone += self._finish_group(group, pressed, ledgers.get(group[0].worker))
+            except OSError as error:
+                self._report(group[0].worker, str(error))
         if gone:
             self._store.forget(gone)
+        open_workers = {one.worker for one in segments} - {
+            group[0].worker for group in groups if self._has_ended(group)
+        }
+        for worker, ledger in ledgers.items():
+            if not ledger.alive and worker not in open_workers:
+                self._fold(ledger)
+        for group in groups:
+            if self._has_ended(group) and group[-1].name in gone:
+                del self._workers[group[0].worker]
         return gone
+
+    def _finish_group(
+        self, group: list[Segment], pressed: bool, ledger: FoundLedger | None
+    ) -> list[str]:
+        for segment in group[:-1]:
+            self._take_rest(segment, comes_again=True)
+        self._close_if_dead(group[-1], ledger)
+        return self._remove_stored(group, pressed)
+
+    def _fold(self, ledger: FoundLedger) -> None:
+        """Add what a dead worker could not keep to the counts of the store, once."""
+        name, account = _ledger_mark(ledger), ledger.account
+        if account.final and name not in self._folded:
+            counts = {f"dropped:{reason}": count for reason, count in account.final.items()}
+            # The mark stays for good: the ledger may be put back, or be on a disk gone read-only.
+            self._store.append([], [Mark(name, account.turn, closed=True)], counts)
+            self._folded.add(name)
+            self.folds += 1
+            log.warning("records_dropped", worker=account.worker, **account.final)
+            for reason, count in account.lost.items():
+                self._observer.dropped(reason, count)
+        remove_ledger(ledger)
 
     def _has_ended(self, group: list[Segment]) -> bool:
         return self._worker(group[-1]).closed_at == group[-1].number
@@ -338,7 +441,7 @@ class Ingest:
             return
         if not rest or b"\n" in rest:
             return
-        part = _Slice(segment, begin + len(rest))
+        part = _Slice(segment, begin, begin + len(rest))
         if comes_again:
             pass
         elif parse(rest) is not None:
@@ -347,7 +450,7 @@ class Ingest:
             part.damaged.append(rest)
         self._keep([part])
 
-    def _close_if_dead(self, newest: Segment) -> None:
+    def _close_if_dead(self, newest: Segment, ledger: FoundLedger | None) -> None:
         worker = self._worker(newest)
         if worker.closed_at == newest.number or is_alive(self._directory, newest):
             return
@@ -356,14 +459,18 @@ class Ingest:
         for part in self._parts(newest, self._positions.get(newest.name, 0), size):
             self._keep([part])
         self._take_rest(newest, comes_again=False)
-        rows = [row for line in worker.starts.values() if (row := _lost_row(line)) is not None]
+        kind = _kind_of_loss(ledger, len(worker.starts))
+        found = (_lost_row(line, kind) for line in worker.starts.values())
+        rows = {row["request_id"]: row for row in found if row is not None}
+        lines = {request_id: to_json(row) for request_id, row in rows.items()}
         mark = Mark(newest.name, self._positions.get(newest.name, 0), closed=True)
-        kept = self._store.append_missing([to_json(row) for row in rows], [mark], "worker_lost")
+        kept = self._store.append_missing(lines, [mark], {}, kind)
         worker.starts.clear()
         worker.closed_at = newest.number
         if kept:
-            log.warning("worker_lost", worker=newest.worker, requests=kept)
-            for row in rows:
+            log.warning(kind, worker=newest.worker, requests=kept)
+        if kept and kind == "worker_lost":
+            for row in rows.values():
                 self._observer.worker_lost(RequestRecord(**row))
 
     def _size(self, segment: Segment) -> int:
@@ -388,6 +495,7 @@ class Ingest:
                 break
             self._positions.pop(segment.name, None)
             self._unmarked.discard(segment.name)
+            self._replayed.discard(segment.name)
             removed.append(segment.name)
         return removed
 
@@ -396,21 +504,20 @@ class Ingest:
         return abs(time.time() - segment.modified) > self._keep_seconds
 
     def _is_pressed(self, segments: list[Segment]) -> bool:
-        if sum(segment.size for segment in segments) > self._limits.max_bytes // 2:
+        size = sum(segment.size for segment in segments)
+        if size > self._limits.max_bytes // 2:
             return True
         try:
             disk = os.statvfs(self._directory)
         except FileNotFoundError:
             return False
-        return disk.f_bavail * disk.f_frsize < 2 * self._limits.min_free_bytes
+        return disk.f_bavail * disk.f_frsize < max(2 * self._limits.min_free_bytes, size)
 
     def _measure(self, segments: Iterable[Segment]) -> None:
-        self._backlog_bytes = sum(
-            max(0, segment.size - self._positions.get(segment.name, 0)) for segment in segments
-        )
-        if not self._backlog_bytes:
+        waiting = self._not_stored(segments)
+        if not waiting:
             self._caught_up_at = time.monotonic()
-        self._observer.backlog(self._backlog_bytes)
+        self._observer.backlog(waiting)
 
 
 def _apply(worker: _Worker, part: _Slice) -> None:
@@ -435,9 +542,21 @@ def _repaired(line: bytes) -> tuple[bytes | None, bool]:
     return to_json(row), whole
 
 
-def _lost_row(start: bytes) -> dict[str, Any] | None:
+def _lost_row(start: bytes, kind: str) -> dict[str, Any] | None:
     fields = parse(start)
     row = storable(fields) if fields is not None else None
     if row is None or row["request_id"] is None or row["timestamp"] is None:
         return None
-    return row | {"error_type": "worker_lost", "error_message": _WORKER_LOST}
+    message = _WORKER_LOST if kind == "worker_lost" else _RECORD_LOST
+    return row | {"error_type": kind, "error_message": message}
+
+
+def _kind_of_loss(ledger: FoundLedger | None, starts: int) -> str:
+    """Return why the ends of so many requests of a dead worker are not there."""
+    if ledger is None or not (ledger.account.closed or ledger.account.half_written >= starts):
+        return "worker_lost"
+    return "record_lost"
+
+
+def _ledger_mark(ledger: FoundLedger) -> str:
+    return f"{ledger.account.worker}{_LEDGER_ENDING}"

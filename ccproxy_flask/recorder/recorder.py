@@ -7,12 +7,14 @@ import fcntl
 import os
 import threading
 import time
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import structlog
 
 from ccproxy_flask import __version__
 from ccproxy_flask.errors import StoreUnavailable
+from ccproxy_flask.journal.segments import private_directory
 from ccproxy_flask.store.base import StoreDamaged
 from ccproxy_flask.store.database import set_aside
 from ccproxy_flask.store.duckdb import DuckDBStore
@@ -20,7 +22,7 @@ from ccproxy_flask.store.remote import RemoteStore
 
 from .ingest import Ingest, Limits, Nobody
 from .retention import Retention
-from .server import SocketServer, private_directory
+from .server import SocketServer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -64,6 +66,8 @@ class Recorder:
         self._directory = settings.journal_directory
         self._store: DuckDBStore | None = None
         self._ingest: Ingest | None = None
+        self._last_ingest: Ingest | None = None
+        """The same; it is still known while a new one is being made."""
         self._ingesting = threading.Lock()
         kept = settings.observability
         self._retention = Retention(kept.retention_days, kept.retention_max_bytes)
@@ -215,6 +219,7 @@ class Recorder:
             journal = self._settings.journal
             limits = Limits(journal.max_bytes, journal.min_free_bytes)
             self._ingest = Ingest(self._store, self._directory, limits, self._observer)
+            self._last_ingest = self._ingest
         return self._ingest
 
     def _in_trouble(self, error: Exception) -> None:
@@ -289,12 +294,21 @@ class Recorder:
 
     def status(self) -> StoreStatus:
         """Return the state of the store and of the way to it."""
-        known = self._current().status()
-        ingest = self._ingest
+        store, ingest = self._current(), self._last_ingest
+        waiting, lag = ingest.backlog() if ingest else (0, 0.0)
+        while True:
+            folds = ingest.folds if ingest else 0
+            dropped = ingest.dropped() if ingest else {}
+            known = store.status()
+            if ingest is None or folds == ingest.folds:
+                break  # else what one worker dropped is in both, or in neither
+        counts = Counter(known.counts)
+        counts.update({f"dropped:{reason}": count for reason, count in dropped.items()})
         return dataclasses.replace(
             known,
-            backlog_bytes=ingest.backlog_bytes if ingest else 0,
-            writer_lag_seconds=ingest.lag_seconds if ingest else 0.0,
+            backlog_bytes=waiting,
+            writer_lag_seconds=lag,
+            counts=counts,
             version=__version__,
             reason=self._reason,
         )

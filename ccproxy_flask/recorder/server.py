@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
-import stat
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -173,11 +171,3 @@ class SocketServer:
         self._thread.join(timeout=5)
         self._server.task_dispatcher.shutdown(timeout=2)
         wasyncore.close_all(self._map, ignore_all=True)
-
-
-def private_directory(path: Path) -> None:
-    """Make the directory *path* for this user alone; PermissionError where it is another's."""
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    facts = path.lstat()
-    if not stat.S_ISDIR(facts.st_mode) or facts.st_uid != os.getuid():
-        raise PermissionError(f"{path} belongs to somebody else")

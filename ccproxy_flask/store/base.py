@@ -280,8 +280,15 @@ class RecordingStore(Store, Protocol):
         Raises RowsRefused where a row does not fit the columns.
         """
 
-    def append_missing(self, rows: Sequence[bytes], marks: Sequence[Mark], count: str) -> int:
-        """Keep those *rows* whose request is not there, add their number to *count*, return it."""
+    def append_missing(
+        self,
+        rows: Mapping[str, bytes],
+        marks: Sequence[Mark],
+        counts: Mapping[str, int],
+        count: str | None = None,
+    ) -> int:
+        """As :meth:`append`, but only those *rows* (by request id) whose request is not there; add
+        their number to *count*, too, and return it."""
 
     def marks(self) -> dict[str, Mark]:
         """Return all marks by segment."""

@@ -118,17 +118,25 @@ class DuckDBStore(Database):
             statements.add_counts(cursor, counts)
         self._last_write = datetime.now(UTC) if rows else self._last_write
 
-    def append_missing(self, rows: Sequence[bytes], marks: Sequence[Mark], count: str) -> int:
-        """Keep those *rows* whose request is not there, add their number to *count*, return it."""
+    def append_missing(
+        self,
+        rows: Mapping[str, bytes],
+        marks: Sequence[Mark],
+        counts: Mapping[str, int],
+        count: str | None = None,
+    ) -> int:
+        """As :meth:`append`, but only those *rows* (by request id) whose request is not there; add
+        their number to *count*, too, and return it."""
         kept = 0
         with self.transaction() as cursor:
             if rows:
-                self._batch.fill(rows)
+                self._batch.fill(list(rows.values()))
                 try:
-                    kept = number_in(cursor.execute(self._insert_missing))
+                    kept = number_in(cursor.execute(self._insert_missing, [min(rows), max(rows)]))
                 except _UNFIT as error:
                     raise RowsRefused(str(error)) from error
             statements.set_marks(cursor, marks)
+            statements.add_counts(cursor, counts)
             statements.add_counts(cursor, {count: kept} if kept and count else {})
         self._last_write = datetime.now(UTC) if kept else self._last_write
         return kept

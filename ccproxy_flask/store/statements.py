@@ -59,10 +59,15 @@ def insert(batch: str) -> str:
 
 
 def insert_missing(batch: str) -> str:
-    """Return the statement that takes those rows in whose request is not there."""
+    """Return the statement that takes those rows in whose request is not there.
+
+    Its values are the least and the greatest request id of the rows: ids sort by time, and only
+    what is that old is looked at.
+    """
     return (
         f"{insert(batch)} AS new WHERE NOT EXISTS "  # noqa: S608  our names
-        "(SELECT 1 FROM access_logs AS old WHERE old.request_id = new.request_id)"
+        "(SELECT 1 FROM access_logs AS old WHERE old.request_id = new.request_id "
+        "AND old.request_id BETWEEN ? AND ?)"
     )
 
 
