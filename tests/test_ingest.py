@@ -449,8 +449,7 @@ def _foreign(path: Path) -> None:
 
 @pytest.mark.parametrize("make", [_directory, _pipe, _link, _foreign])
 def test_what_is_no_file_of_ours_is_passed_over(store, journal, make, capsys):
-    """A directory, a pipe, a link or somebody's file with a segment's name stops nothing, is not
-    read, and is logged once."""
+    """A directory, a pipe, a link or somebody's file with a segment's name is logged and no more."""
     if make is _foreign and os.getuid() != 0:
         pytest.skip("giving a file away needs more rights")
     odd = journal / f"{DEAD}-00000001.ndjson"
