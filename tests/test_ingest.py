@@ -449,7 +449,7 @@ def _foreign(path: Path) -> None:
 
 @pytest.mark.parametrize("make", [_directory, _pipe, _link, _foreign])
 def test_what_is_no_file_of_ours_is_passed_over(store, journal, make, capsys):
-    """A directory, a pipe, a link or somebody's file with a segment's name is logged and no more."""
+    """What has a segment's name and is no file of ours is passed over, and logged once."""
     if make is _foreign and os.getuid() != 0:
         pytest.skip("giving a file away needs more rights")
     odd = journal / f"{DEAD}-00000001.ndjson"
