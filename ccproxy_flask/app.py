@@ -43,9 +43,10 @@ class Parts:
     def __init__(self, settings: Settings, store: Store | None) -> None:
         kept, journal = settings.observability, settings.journal
         self.settings = settings
-        self.metrics = metrics.PrometheusMetrics(max_models=kept.max_models)
-        self.metrics.set_version(__version__)
         self.writer = logging.set_up(settings.logging)
+        self.metrics = metrics.application_metrics(kept.max_models)
+        self.metrics.set_version(__version__)
+        self.scrape = metrics.Scrape(self.metrics)
         self.upstreams = make_transport(settings.proxy)
         self.tracer = self._tracer() if settings.tracing.console or settings.tracing.file else None
         self.journal: JournalWriter | None = None
@@ -61,7 +62,9 @@ class Parts:
                 on_drop=self.metrics.dropped,
             )
             self.feed = Feed(settings.journal_directory)
-            self.store = store or RemoteStore(settings.recorder_socket)
+            recorder = RemoteStore(settings.recorder_socket)
+            self.store = store or recorder
+            self.scrape = metrics.Scrape(self.metrics, recorder.metrics)
         self._closing = threading.Event()
         self._tending = False
 
@@ -88,14 +91,16 @@ class Parts:
         return queued
 
     def tend(self) -> None:
-        """Start to look after the journal in the background, once; safe to call again."""
-        if self.journal is not None and not self._tending:
+        """Start to look after journal and metrics in the background, once; safe to call again."""
+        if not self._tending:
             self._tending = True
-            threading.Thread(target=self._tend, daemon=True, name="journal-tend").start()
+            threading.Thread(target=self._tend, daemon=True, name="tend").start()
 
     def _tend(self) -> None:
-        while self.journal is not None and not self._closing.wait(_TEND_SECONDS):
-            self.journal.maintain()
+        while not self._closing.wait(_TEND_SECONDS):
+            self.metrics.maintain()
+            if self.journal is not None:
+                self.journal.maintain()
 
     def stop_watching(self) -> None:
         """End the sockets and streams of those who only watch, so that a stop need not wait."""

@@ -7,16 +7,13 @@ from __future__ import annotations
 
 import functools
 import os
-import shutil
 import signal
 import sys
-import tempfile
 import threading
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from . import serving
+from . import metrics_folders, serving
 from .banner import banner
 from .errors import SettingsError
 from .listening import CannotListen, refuse_taken
@@ -49,18 +46,6 @@ def _give_up(error: Exception, code: int) -> NoReturn:
     sys.exit(code)
 
 
-def _metrics_directory() -> Path:
-    """Return a fresh folder for the figures that the workers share."""
-    parent = Path(tempfile.gettempdir())
-    for old in parent.glob(f"ccproxy-metrics-{os.getuid()}-*"):
-        if not Path(f"/proc/{old.name.rsplit('-', 1)[1]}").exists() and Path("/proc/self").exists():
-            shutil.rmtree(old, ignore_errors=True)
-    own = parent / f"ccproxy-metrics-{os.getuid()}-{os.getpid()}"
-    shutil.rmtree(own, ignore_errors=True)
-    own.mkdir(mode=0o700)
-    return own
-
-
 # Nothing that is written here is for other users of the machine.
 os.umask(0o077)
 _loaded = _settings()
@@ -85,6 +70,9 @@ forwarded_allow_ips = "*"
 secure_scheme_headers: dict[str, str] = {}
 permit_unconventional_http_method = True
 control_socket_disable = True
+# Where workers say that they live: in memory, where no disk can be full or slow (gunicorn's FAQ).
+if os.access(metrics_folders.IN_MEMORY, os.W_OK):
+    worker_tmp_dir = str(metrics_folders.IN_MEMORY)
 
 
 def _changeable(settings: Settings) -> dict[str, Any]:
@@ -99,7 +87,7 @@ globals().update(_changeable(_loaded))
 # Must be set before the first import of the Prometheus library, here and in the workers.
 _owns_metrics = "PROMETHEUS_MULTIPROC_DIR" not in os.environ
 if _owns_metrics:
-    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(_metrics_directory())
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(metrics_folders.make_folder())
 
 
 def _companion(settings: Settings) -> str | None:
@@ -237,7 +225,8 @@ def child_exit(_server: Any, worker: Any) -> None:
     # Only now: the library looks at the environment when it is imported.
     from prometheus_client.multiprocess import mark_process_dead  # noqa: PLC0415  reads the environment
 
-    mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]  # it has no types
+    for folder in metrics_folders.folders(os.environ["PROMETHEUS_MULTIPROC_DIR"]):
+        mark_process_dead(worker.pid, str(folder))  # type: ignore[no-untyped-call]  # it has no types
 
 
 def on_exit(_server: Any) -> None:
@@ -245,4 +234,4 @@ def on_exit(_server: Any) -> None:
     if _recorder is not None:
         _recorder.stop()
     if _owns_metrics:
-        shutil.rmtree(os.environ["PROMETHEUS_MULTIPROC_DIR"], ignore_errors=True)
+        metrics_folders.remove_folders(os.environ["PROMETHEUS_MULTIPROC_DIR"])

@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any
 from flask import Blueprint, Flask, Response, current_app, redirect, request
 
 from . import __version__, access, serving, tracing
+from .errors import StoreUnavailable
+from .metrics.scrape import pieces
 
 if TYPE_CHECKING:
     from werkzeug.exceptions import HTTPException, MethodNotAllowed
     from werkzeug.wrappers import Response as AnyResponse
 
-    from .metrics import PrometheusMetrics
+    from .metrics import Scrape
 
 health = Blueprint("health", __name__)
 tracing.trace(health, "health_service")
@@ -57,9 +59,17 @@ def ready() -> dict[str, Any]:
 @scrape.get("/metrics")
 def metrics() -> Response:
     """The figures of all workers, as Prometheus text, or OpenMetrics where that is accepted."""
-    collectors: PrometheusMetrics = current_app.extensions["ccproxy.metrics"]
-    text, content_type = collectors.exposition(request.headers.get("accept"))
-    return Response(text, content_type=content_type)
+    figures: Scrape = current_app.extensions["ccproxy.parts"].scrape
+    try:
+        text, content_type = figures.text(request.headers.get("accept"))
+    except StoreUnavailable as error:
+        answer = access.error_response(503, "service_unavailable", str(error))
+        answer.headers["retry-after"] = str(max(1, error.retry_after))
+        return answer
+    answer = Response(pieces(text), content_type=content_type)
+    answer.content_length = len(text)
+    answer.headers["cache-control"] = "no-cache"
+    return answer
 
 
 def _not_found(_error: HTTPException) -> Response:

@@ -18,6 +18,8 @@ from urllib.parse import urlencode
 import pytest
 from scripted import ScriptedUpstream, wait_until
 
+pytest_plugins = ["disk_support"]
+
 ROOT = Path(__file__).resolve().parents[1]
 RECORDINGS = ROOT.parent / "shared" / "recordings" / "exchanges"
 

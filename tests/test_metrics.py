@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 import threading
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from conftest import Server
 from scripted import Conversation, ScriptedUpstream, wait_until
+from structlog.testing import capture_logs
 
 from ccproxy_flask.metrics import PrometheusMetrics
 from ccproxy_flask.record import RequestRecord
@@ -156,3 +161,111 @@ def test_a_model_needs_an_answer_to_become_a_label() -> None:
     metrics.observe(record)
 
     assert b"made-up" not in metrics.exposition(None)[0]
+
+
+TWO_WAYS = """
+from ccproxy_flask.app import create_app
+from ccproxy_flask.observability import get_metrics, reset_metrics
+from ccproxy_flask.settings import load_settings
+early = get_metrics()
+app = create_app(load_settings({}))
+own = app.extensions["ccproxy.metrics"]
+for number in range(10):
+    get_metrics().record_request("POST", "/mine", "m", 200, "mine")
+    own.record_request("POST", "/mine", "m", 200, "mine")
+    early.record_request("POST", "/mine", "m", 200, "mine")
+    if number == 5:
+        reset_metrics()
+print([value for name, labels, value in own.samples() if name == "requests_total"])
+"""
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_published_objects_are_the_application_s(tmp_path: Path, shared: bool) -> None:
+    """What get_metrics gives, before and after, counts in the application's figures."""
+    env = {**os.environ, **({"PROMETHEUS_MULTIPROC_DIR": str(tmp_path)} if shared else {})}
+
+    told = subprocess.run(
+        [sys.executable, "-c", TWO_WAYS],
+        env=env,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+
+    assert told.stdout.splitlines()[-1] == "[30.0]"
+
+
+def test_two_objects_in_one_process_lose_no_counts(tmp_path: Path) -> None:
+    """Objects beside each other, also those made by hand, add to the same figures."""
+    program = """
+from ccproxy_flask.metrics import PrometheusMetrics
+from prometheus_client import CollectorRegistry
+both = [PrometheusMetrics(), PrometheusMetrics(registry=CollectorRegistry())]
+for number in range(10):
+    both[number % 2].record_request("POST", "/mine", "m", 200, "mine")
+print([value for name, _, value in both[0].samples() if name == "requests_total"])
+"""
+    told = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+
+    assert told.stdout.splitlines()[-1] == "[10.0]"
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1])
+def test_what_is_no_amount_is_refused(value: float) -> None:
+    """No counter takes what would spoil it: an error from a call, one line for a record."""
+    metrics = PrometheusMetrics()
+    for count in (metrics.record_tokens, metrics.record_cost):
+        with pytest.raises(ValueError, match="must be a number from 0 on"):
+            count(value, "input")  # type: ignore[operator]  # both take an amount and a type
+    with pytest.raises(ValueError, match="duration_seconds"):
+        metrics.record_response_time(value)
+    record = RequestRecord("r", None)  # type: ignore[arg-type]
+    record.tokens_input, record.cost_usd = value, value  # type: ignore[assignment]
+
+    with capture_logs() as logged:
+        metrics.observe(record)
+
+    assert [line["column"] for line in logged] == ["tokens_input", "cost_usd"]
+    spoiled = ("tokens_total", "cost_usd_total", "response_duration_seconds_sum")
+    assert {value for name, _, value in metrics.samples() if name in spoiled} == {0.0}
+
+
+def test_an_answer_is_not_kept(server: Server) -> None:
+    """Each scrape asks the proxy anew."""
+    assert server.request("GET", "/metrics")[1]["cache-control"] == "no-cache"
+
+
+def test_accept_header_that_makes_no_sense(server: Server) -> None:
+    """A version that is none gets the plain text, and no error."""
+    accept = {"accept": "application/openmetrics-text; version=x"}
+    status, headers, _ = server.request("GET", "/metrics", headers=accept)
+
+    assert (status, headers["content-type"][:10]) == (200, "text/plain")
+
+
+def test_scrapes_do_not_need_the_recorder(
+    start_server: Callable[..., Server], upstream: ScriptedUpstream
+) -> None:
+    """Where nothing is recorded, the figures are those of all workers too."""
+    server = start_server(
+        workers=2,
+        OBSERVABILITY__LOGS_COLLECTION_ENABLED="false",
+        OBSERVABILITY__LOGS_ENDPOINTS_ENABLED="false",
+        OBSERVABILITY__DASHBOARD_ENABLED="false",
+    )
+    for _ in range(40):
+        server.request("POST", "/v1/chat/completions", b"{}")
+
+    wait_until(
+        lambda: total(scrape(server), "ccproxy_requests_total", service_type="proxy_service") == 40
+    )
+    assert server.recorder_pids() == []

@@ -31,7 +31,7 @@ HOMES = {
     "genai_prices": {"usage/pricing.py"},
     "gunicorn": {"serving.py"},
     "prometheus_client": {
-        *("metrics/collectors.py", "metrics/shared.py"),
+        *(f"metrics/{name}.py" for name in ("aggregation", "collectors", "multiprocess_values")),
         *("export/pushgateway.py", "gunicorn_config.py"),
     },
     "prometheus_flask_exporter": {"metrics/collectors.py"},
@@ -46,8 +46,13 @@ HOMES = {
 }
 # The one place that reads it for settings; the others see to what the Prometheus library reads.
 READS_ENVIRONMENT = {
+<<<<<<< HEAD
     *("settings/loading.py", "gunicorn_config.py", "metrics/collectors.py", "metrics/shared.py"),
     *("cli/run.py", "cli/autostart.py", "cli/serve.py"),  # they start other programs in it
+=======
+    *("settings.py", "gunicorn_config.py", "metrics/multiprocess_values.py"),
+    *("cli/run.py", "cli/keeper.py"),  # they start other programs in it
+>>>>>>> efd3f33 (Let no scrape, no full disk and no second object spoil the metrics)
 }
 
 

@@ -231,6 +231,7 @@ def status() -> Response:
         "backend": settings.observability.log_storage_backend,
         "path": str(settings.duckdb_path),
         "backlog_lines": sum(one.account.waiting for one in ledgers if one.alive),
+        "metrics_trouble": current_app.extensions["ccproxy.metrics"].trouble,
         "version": __version__,
     }
     return _json(orjson.dumps(found | shown))

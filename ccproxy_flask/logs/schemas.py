@@ -171,6 +171,7 @@ def _status() -> Schema:
             **_fields(_COUNT_OR_NULL, "damaged_lines", "worker_lost", "record_lost"),
             **_fields(_TEXT, "prometheus_enabled", "observability_system", "backend", "path"),
             "dropped": _named(_COUNT),
+            "metrics_trouble": _TEXT_OR_NULL,
             "version": _TEXT,
         }
     )

@@ -1,14 +1,17 @@
-"""Figures for Prometheus: what is counted (``collectors``), and where that is kept (``shared``)."""
+"""Figures for Prometheus: what is counted (``collectors``), in which files the processes share it
+(``multiprocess_values``), how it is put together (``aggregation``), and by whom (``scrape``)."""
 
 from .collectors import (
     OTHER,
-    SHARED_DIRECTORY,
     UNKNOWN,
     PrometheusMetrics,
     Pushgateway,
+    application_metrics,
     get_metrics,
     reset_metrics,
 )
+from .multiprocess_values import SHARED_DIRECTORY
+from .scrape import Scrape
 
 __all__ = [
     "OTHER",
@@ -16,6 +19,8 @@ __all__ = [
     "UNKNOWN",
     "PrometheusMetrics",
     "Pushgateway",
+    "Scrape",
+    "application_metrics",
     "get_metrics",
     "reset_metrics",
 ]

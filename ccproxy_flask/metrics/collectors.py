@@ -7,16 +7,19 @@ Label values come from closed sets: ``endpoint`` is an API route, ``error_type``
 
 from __future__ import annotations
 
-import os
+import math
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import prometheus_flask_exporter
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, multiprocess, values
+import structlog
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, values
 
 from ..errors import ERROR_TYPES
 from ..record import METHODS
-from .shared import SharedValue
+from . import multiprocess_values
+from .aggregation import Aggregated, exposition, read_figures
+from .multiprocess_values import SHARED_DIRECTORY, SharedValue
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -24,8 +27,7 @@ if TYPE_CHECKING:
     from ..record import RequestRecord
 
 
-SHARED_DIRECTORY = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
-"""Where the processes of this service share their figures, while it runs. None: they do not."""
+log = structlog.get_logger(__name__)
 
 if SHARED_DIRECTORY is not None:
     values.ValueClass = SharedValue  # where the library looks for it
@@ -44,6 +46,7 @@ _COST_TYPES = {
     "cost_cache_usd": "cache",
     "cost_usd": "total",
 }
+DEFAULT_NAMESPACE = "ccproxy"
 _SUMMED = ("request_bytes", "response_bytes", *_TOKEN_TYPES, *_COST_TYPES)
 _DURATIONS = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600, float("inf"))
 _LATENCIES = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 3, 5, 10, 20, 30, 60, float("inf"))
@@ -79,7 +82,7 @@ class PrometheusMetrics:
 
     def __init__(
         self,
-        namespace: str = "ccproxy",
+        namespace: str = DEFAULT_NAMESPACE,
         registry: CollectorRegistry | None = None,
         pushgateway_client: Pushgateway | None = None,
         max_models: int = 100,
@@ -87,7 +90,7 @@ class PrometheusMetrics:
         self.registry = registry or CollectorRegistry()
         self._prefix = f"{namespace}_"
         self._pushgateway = pushgateway_client
-        self._max_models = max_models
+        self.max_models = max_models
         self._models: set[str] = set()
         self._by_place: dict[tuple[str, ...], _Children] = {}
         self._exporter = prometheus_flask_exporter.PrometheusMetrics(
@@ -95,6 +98,9 @@ class PrometheusMetrics:
         )
         self._make_published(namespace)
         self._make_ours(namespace)
+        if SHARED_DIRECTORY is not None:
+            for kind in ("counter", "histogram"):
+                multiprocess_values.reserve(kind)
 
     def _make_published(self, namespace: str) -> None:
         def counter(name: str, text: str, *labels: str) -> Counter:
@@ -166,6 +172,11 @@ class PrometheusMetrics:
         self._backlog = gauge("journal_backlog_bytes", "Journal not yet stored", "mostrecent")
         self._store_up = gauge("store_up", "1 where the store takes records", "mostrecent")
         self._build = gauge("build_info", "1; the version is the label", "max", "version")
+        self._unshared = gauge(
+            "metrics_unshared_series",
+            "Series that no file had room for: counted in one process alone",
+            "livesum",
+        )
 
     # -- one request -------------------------------------------------------------------------
 
@@ -183,7 +194,7 @@ class PrometheusMetrics:
         children = self._children(model, record.endpoint, record.service_type)
         method = record.method if record.method in METHODS else OTHER
         children[method, record.status_code or 0].inc()
-        children["duration_seconds"].observe(record.duration_seconds or 0.0)
+        children["duration_seconds"].observe(max(0.0, record.duration_seconds or 0.0))
         if record.ttfb_ms is not None:
             children["ttfb_ms"].observe(record.ttfb_ms / 1000)
         if record.ttft_ms is not None and record.streaming:
@@ -195,7 +206,14 @@ class PrometheusMetrics:
             children["client_disconnected"].inc()
         for column in _SUMMED:
             if value := getattr(record, column):
-                children[column].inc(float(value))
+                self._add(children, column, float(value), record.request_id)
+
+    def _add(self, children: _Children, column: str, value: float, request_id: str) -> None:
+        # What upstreams claim: one that is no number would make the sum no number for ever.
+        if 0 <= value < math.inf:
+            children[column].inc(value)
+        else:
+            log.warning("figure_refused", column=column, value=value, request_id=request_id)
 
     def observe_gap(self, record: RequestRecord, seconds: float) -> None:
         """Take the longest silence inside a stream."""
@@ -233,7 +251,7 @@ class PrometheusMetrics:
             return UNKNOWN
         if model in self._models:
             return model
-        if not answered or len(self._models) >= self._max_models or len(model) > 128:
+        if not answered or len(self._models) >= self.max_models or len(model) > 128:
             return OTHER
         self._models.add(model)
         return model
@@ -291,7 +309,8 @@ class PrometheusMetrics:
     ) -> None:
         """Take how long a request took."""
         label = self.model_label(model, answered=True)
-        self._duration.labels(label, endpoint, service_type or UNKNOWN).observe(duration_seconds)
+        seconds = _amount("duration_seconds", duration_seconds)
+        self._duration.labels(label, endpoint, service_type or UNKNOWN).observe(seconds)
 
     def record_tokens(
         self,
@@ -303,7 +322,9 @@ class PrometheusMetrics:
         """Count tokens of a type: ``input``, ``output``, ``cache_read`` or ``cache_write``."""
         kind = token_type if token_type in _TOKEN_TYPES.values() else OTHER
         label = self.model_label(model, answered=True)
-        self._tokens.labels(kind, label, service_type or UNKNOWN).inc(token_count)
+        self._tokens.labels(kind, label, service_type or UNKNOWN).inc(
+            _amount("token_count", token_count)
+        )
 
     def record_cost(
         self,
@@ -315,7 +336,7 @@ class PrometheusMetrics:
         """Add cost (USD) of a type: ``input``, ``output``, ``cache`` or ``total``."""
         kind = cost_type if cost_type in _COST_TYPES.values() else OTHER
         label = self.model_label(model, answered=True)
-        self._cost.labels(label, kind, service_type or UNKNOWN).inc(cost_usd)
+        self._cost.labels(label, kind, service_type or UNKNOWN).inc(_amount("cost_usd", cost_usd))
 
     def record_error(
         self,
@@ -379,7 +400,8 @@ class PrometheusMetrics:
         if SHARED_DIRECTORY is None:
             return self.registry
         registry = CollectorRegistry()
-        multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]  # no types
+        figures = read_figures(multiprocess_values.folders()) + multiprocess_values.homeless()
+        registry.register(Aggregated(figures))
         return registry
 
     def samples(self) -> Iterator[tuple[str, Mapping[str, str], float]]:
@@ -389,25 +411,67 @@ class PrometheusMetrics:
                 yield sample.name.removeprefix(self._prefix), sample.labels, sample.value
 
     def exposition(self, accept: str | None) -> tuple[bytes, str]:
-        """Return the text for a scraper that accepts *accept*, and its content type."""
-        text, content_type = self._exporter.generate_metrics(accept)
-        return text.encode(), content_type
+        """Return the text for a scraper that accepts *accept*, and its content type.
+
+        Takes its time where many series are shared: :class:`.scrape.Scrape` is for workers.
+        """
+        return exposition(self.collected(), accept)
+
+    def question(self, accept: str | None) -> dict[str, Any]:
+        """Return what another process has to know to answer as :meth:`exposition` does."""
+        figures = [tuple(figure) for figure in multiprocess_values.homeless()]
+        folders = [str(folder) for folder in multiprocess_values.folders()]
+        return {"folders": folders, "figures": figures, "accept": accept}
+
+    def maintain(self) -> None:
+        """Look for room for figures that had none, and publish how many these are."""
+        if SHARED_DIRECTORY is not None:
+            multiprocess_values.settle()
+            self._unshared.set(len(multiprocess_values.homeless()))
+
+    @property
+    def trouble(self) -> str | None:
+        """Why the shared folder does not take all figures of this process; None where it does."""
+        return multiprocess_values.trouble()
+
+
+def _amount(name: str, value: float) -> float:
+    if not 0 <= value < math.inf:
+        raise ValueError(f"{name}: must be a number from 0 on, not {value}")
+    return value
 
 
 _shared: dict[str, PrometheusMetrics] = {}
+_application: list[PrometheusMetrics] = []
 
 
 def get_metrics(
-    namespace: str = "ccproxy",
+    namespace: str = DEFAULT_NAMESPACE,
     registry: CollectorRegistry | None = None,
     pushgateway_client: Pushgateway | None = None,
 ) -> PrometheusMetrics:
-    """Return the figures of this process under *namespace*; made at the first call."""
+    """Return the figures of this process under *namespace*; made at the first call.
+
+    Those of ``ccproxy`` are the ones that the application runs on, where there is one.
+    """
+    if namespace == DEFAULT_NAMESPACE and _application:
+        return _application[0]
     if namespace not in _shared:
         _shared[namespace] = PrometheusMetrics(namespace, registry, pushgateway_client)
     return _shared[namespace]
 
 
 def reset_metrics() -> None:
-    """Forget what :func:`get_metrics` made."""
+    """Forget what :func:`get_metrics` made. The application's figures stay: it runs on them."""
     _shared.clear()
+
+
+def application_metrics(max_models: int) -> PrometheusMetrics:
+    """Return the figures for an application to run on: from here on, :func:`get_metrics`'s.
+
+    If somebody asked for them before there was an application, it is those.
+    """
+    found = _shared.pop(DEFAULT_NAMESPACE, None) or PrometheusMetrics()
+    found.max_models = max_models
+    _application[:] = [found]
+    return found

@@ -12,6 +12,7 @@ from waitress import wasyncore  # type: ignore[import-untyped]  # has no types
 from waitress.server import create_server  # type: ignore[import-untyped]  # has no types
 
 from ccproxy_flask.errors import StoreUnavailable
+from ccproxy_flask.metrics import aggregation, multiprocess_values
 from ccproxy_flask.store.base import Cursor, LogFilter, Page, QueryRefused
 from ccproxy_flask.store.remote import FACTS_HEADER
 
@@ -53,6 +54,7 @@ class Questions:
             "/sql": self._sql,
             "/status": self._status,
             "/reset": self._reset,
+            "/metrics": self._metrics,
         }
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
@@ -100,6 +102,12 @@ class Questions:
 
     def _status(self, _asked: dict[str, Any]) -> Answer:
         return self._store.status().to_wire(), {}
+
+    def _metrics(self, asked: dict[str, Any]) -> Answer:
+        multiprocess_values.settle()
+        asked["figures"] += multiprocess_values.homeless()
+        text, content_type = aggregation.answer(asked)
+        return text, {"content_type": content_type}
 
     def _reset(self, _asked: dict[str, Any]) -> Answer:
         return orjson.dumps({"deleted": self._store.reset()}), {}

@@ -34,6 +34,7 @@ FACTS_HEADER = "x-ccproxy-facts"
 """What there is to say of an answer besides its rows, as JSON."""
 _TIMEOUT_SECONDS = 35.0
 _STATUS_SECONDS = 3.0
+_METRICS_SECONDS = 5.0
 EXPORT_SECONDS = 900.0
 """How long an export may take, with all that its reader takes."""
 _PIECE = 65_536
@@ -107,6 +108,11 @@ class RemoteStore:
         """Delete all rows and return how many there were."""
         text, _ = self._ask("/reset", {})
         return int(orjson.loads(text)["deleted"])
+
+    def metrics(self, asked: dict[str, Any]) -> tuple[bytes, str]:
+        """Let the recorder put the figures together: the text of a scrape, and its content type."""
+        text, facts = self._ask("/metrics", asked, _METRICS_SECONDS)
+        return text, facts["content_type"]
 
     def _ask(
         self, path: str, asked: dict[str, Any], timeout: float | None = None
