@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -69,11 +71,12 @@ def test_trouble_is_told_until_it_is_over(
     send(server, 20, "x")
 
     assert "No space left" in server.get_json("/logs/status")["metrics_trouble"]
+    # By the worker, and by the recorder.
+    wait_until(lambda: said(server, "metrics_folder_refuses") == 2)
     (small_disk / "filling").unlink()
     wait_until(lambda: server.get_json("/logs/status")["metrics_trouble"] is None)
 
     assert total(scrape(server), "ccproxy_metrics_unshared_series") == 0
-    # Each by the worker, and by the recorder.
     wait_until(lambda: scrape(server) and said(server, "metrics_folder_available") == 2)
     assert said(server, "metrics_folder_refuses") == 2
 
@@ -83,19 +86,26 @@ def said(server: Server, event: str) -> int:
     return server.log_path.read_text().count(event)
 
 
-def test_folder_is_made_where_there_is_room(
-    small_disk: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The default folder is the temporary one's; in memory where that is full."""
-    monkeypatch.setattr("tempfile.tempdir", str(small_disk))  # the documented way to set it
-    in_memory = metrics_folders.make_folder()
+def test_folder_is_made_where_there_is_room(small_disk: Path, tmp_path: Path) -> None:
+    """The default folder is under the temporary one; in memory where that is small or full."""
+    program = "from ccproxy_flask import metrics_folders as m; print(m.make_folder())"
+
+    def made(temporary: Path) -> Path:
+        told = subprocess.run(
+            [sys.executable, "-c", program],
+            env={**os.environ, "TMPDIR": str(temporary)},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return Path(told.stdout.strip())
+
+    in_memory, on_disk = made(small_disk), made(tmp_path)
     assert in_memory.parent == metrics_folders.IN_MEMORY
-    assert in_memory.stat().st_mode & 0o777 == 0o700
-
-    monkeypatch.setattr("tempfile.tempdir", str(small_disk.parent))
-    on_disk = metrics_folders.make_folder()
-    assert on_disk.parent == small_disk.parent
-
+    assert on_disk.parent == tmp_path
+    assert in_memory.stat().st_mode & 0o777 == on_disk.stat().st_mode & 0o777 == 0o700
+    made(tmp_path)
+    assert not on_disk.exists(), "its process is dead"
     for folder in (in_memory, on_disk):
         metrics_folders.remove_folders(str(folder))
         assert not folder.exists()

@@ -46,13 +46,8 @@ HOMES = {
 }
 # The one place that reads it for settings; the others see to what the Prometheus library reads.
 READS_ENVIRONMENT = {
-<<<<<<< HEAD
-    *("settings/loading.py", "gunicorn_config.py", "metrics/collectors.py", "metrics/shared.py"),
+    *("settings/loading.py", "gunicorn_config.py", "metrics/multiprocess_values.py"),
     *("cli/run.py", "cli/autostart.py", "cli/serve.py"),  # they start other programs in it
-=======
-    *("settings.py", "gunicorn_config.py", "metrics/multiprocess_values.py"),
-    *("cli/run.py", "cli/keeper.py"),  # they start other programs in it
->>>>>>> efd3f33 (Let no scrape, no full disk and no second object spoil the metrics)
 }
 
 
