@@ -23,7 +23,8 @@ from schemathesis_hooks import close
 from stream_support import Reader
 
 from ccproxy_flask import logs
-from ccproxy_flask.logs import filters, openapi
+from ccproxy_flask.filters import LogFilter
+from ccproxy_flask.logs import openapi, parameters
 from ccproxy_flask.record import COLUMNS
 
 HERE = Path(__file__).parent
@@ -62,7 +63,7 @@ def test_filters_and_columns_are_those_that_are_checked():
     found = openapi.description(needs_token=False)
     for path in ("entries", "query", "analytics", "export", "stream"):
         names = {each["name"] for each in found["paths"][f"/logs/{path}"]["get"]["parameters"]}
-        assert names >= filters.FILTERS
+        assert names >= LogFilter.model_fields.keys()
     assert tuple(found["components"]["schemas"]["Row"]["required"]) == COLUMNS
     assert make_record().as_dict().keys() == set(COLUMNS)
 
@@ -145,8 +146,8 @@ def test_exported_rows_are_described(server, upstream):
 
 def test_longest_statement_is_answered(server):
     """As many characters as are described are taken, whatever they are and however written."""
-    text = "SELECT '" + "😀" * (filters.LONGEST_SQL - 9) + "'"
-    assert len(text) == filters.LONGEST_SQL
+    text = "SELECT '" + "😀" * (parameters.LONGEST_SQL - 9) + "'"
+    assert len(text) == parameters.LONGEST_SQL
     body = json.dumps({"sql": text}).encode()
     assert len(body) > 200_000, "each of them is written as two escapes"
     status, _, answer = server.request("POST", "/logs/sql", body)

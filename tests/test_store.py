@@ -264,7 +264,9 @@ class TestContract:
     [
         LogFilter(),
         LogFilter(start_time=BEGAN, end_time=BEGAN, model="m", streaming=False, q="é"),
-        LogFilter(service_type=Choice(("a",), ("b", "c")), min_duration_ms=0.0, status_code_max=1),
+        LogFilter(
+            service_type=Choice(("a",), ("b", "c")), min_duration_ms=0.0, status_code_max=100
+        ),
     ],
 )
 def test_filter_comes_through_the_wire(where: LogFilter) -> None:

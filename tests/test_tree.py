@@ -35,7 +35,12 @@ HOMES = {
         *("export/pushgateway.py", "gunicorn_config.py"),
     },
     "prometheus_flask_exporter": {"metrics/collectors.py"},
-    "pydantic": {f"settings/{name}.py" for name in ("options", "loading", "problems")},
+    "pydantic": {
+        *(f"settings/{name}.py" for name in ("options", "loading", "problems")),
+        *("filters/table.py", "filters/values.py", "logs/parameters.py", "logs/openapi.py"),
+        "logs/routes.py",
+        "cli/filter_options.py",
+    },
     "dotenv": {"settings/loading.py"},
     "requests": {
         f"proxy/upstream/{name}.py"

@@ -5,15 +5,14 @@ from __future__ import annotations
 import contextlib
 import csv
 import json
-import re
 import sys
 import time
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
+from .filter_options import filtered, filtered_by_time
 from .remote import Away, CommandError, Refused, Remote, remote, url_option
 from .show import ROW_NAMES, event_line, row_cells, stats_text, table
 from .sse import EventReader
@@ -30,51 +29,6 @@ MOST_OF_A_PAGE = 10_000
 _SILENCE_SECONDS = 45.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 5.0
 _INTERRUPTED = 130
-_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
-
-
-def _moment(_context: click.Context, _option: click.Parameter, value: str | None) -> str | None:
-    """Return the time that is `15m` or `2h` ago; what is not of that form is sent as it is."""
-    match = re.fullmatch(r"(\d{1,6})([smhdw])", value or "")
-    if match is None:
-        return value
-    ago = timedelta(**{_UNITS[match[2]]: int(match[1])})
-    try:
-        return (datetime.now(UTC) - ago).isoformat().replace("+00:00", "Z")
-    except OverflowError:
-        raise click.BadParameter("is too long ago") from None
-
-
-_TIMES = (
-    click.option("--since", "start_time", callback=_moment, help="15m, 2h, 7d, or a time."),
-    click.option("--until", "end_time", callback=_moment, help="The same; default: now."),
-)
-_FILTERS = (
-    click.option("--model", help="One model."),
-    click.option("--provider", help="One provider."),
-    click.option("--service-type", help="`a,b`: one of these; `!a,!b`: none of these."),
-    click.option("--status-min", "status_code_min", type=int, help="The lowest HTTP status."),
-    click.option("--status-max", "status_code_max", type=int, help="The highest HTTP status."),
-    click.option("--min-ms", "min_duration_ms", type=float, help="The shortest duration."),
-    click.option("--max-ms", "max_duration_ms", type=float, help="The longest duration."),
-    click.option("--streaming/--no-streaming", default=None, help="Streams alone, or none."),
-    click.option("--session", "session_id", help="One session of a client."),
-    click.option("--request-id", help="One request."),
-    click.option("--error-type", help="One kind of error."),
-    click.option("-q", "--text", "q", help="A text in path, model, user agent or error."),
-)
-
-
-def _filtered(command: Command) -> Command:
-    for option in reversed(_FILTERS):
-        command = option(command)
-    return url_option(command)
-
-
-def _filtered_by_time(command: Command) -> Command:
-    for option in reversed(_TIMES):
-        command = option(command)
-    return _filtered(command)
 
 
 def _format(*names: str) -> Callable[[Command], Command]:
@@ -102,7 +56,8 @@ def logs_commands() -> None:
 @logs_commands.command()
 @click.option("--limit", type=click.IntRange(1), default=20, show_default=True, help="Most rows.")
 @_format("table", "json", "jsonl")
-@_filtered_by_time
+@filtered_by_time
+@url_option
 def query(url: str | None, limit: int, form: str, **where: Any) -> None:
     """Show records, newest first."""
     found = rows(remote(url), _given(where), limit)
@@ -130,7 +85,8 @@ def rows(proxy: Remote, where: dict[str, Any], limit: int) -> Iterator[dict[str,
 @logs_commands.command()
 @click.option("--hours", type=click.IntRange(1, 168), help="The last hours. [default: 24]")
 @_format("table", "json")
-@_filtered_by_time
+@filtered_by_time
+@url_option
 def stats(url: str | None, form: str, **where: Any) -> None:
     """Show the figures of a time: requests, errors, tokens, cost, latency."""
     found = remote(url).json("/logs/analytics", _given(where))
@@ -148,7 +104,8 @@ def stats(url: str | None, form: str, **where: Any) -> None:
 @click.option(
     "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="[default: stdout]"
 )
-@_filtered_by_time
+@filtered_by_time
+@url_option
 def export(url: str | None, form: str, output: Path | None, **where: Any) -> None:
     """Write all records to a file or to standard output.
 
@@ -192,7 +149,8 @@ def _whole_file(path: Path) -> Iterator[BinaryIO]:
 @click.option("--starts", is_flag=True, help="Show requests when they start, too.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 @click.option("--count", type=click.IntRange(1), help="End after this number of lines.")
-@_filtered
+@filtered
+@url_option
 def tail(url: str | None, starts: bool, as_json: bool, count: int | None, **where: Any) -> None:
     """Follow the requests of all workers as they end, until Ctrl-C.
 

@@ -14,6 +14,7 @@ from ccproxy_flask.banner import reachable
 from ccproxy_flask.errors import SettingsError
 from ccproxy_flask.settings import Settings, load_settings
 
+from .filter_options import with_options
 from .show import printable
 
 if TYPE_CHECKING:
@@ -178,11 +179,15 @@ def _refusal(answer: Answer, status: int) -> Refused:
     try:
         found = json.loads(answer.read())
         if "detail" in found:
-            problems = (f"{each['loc'][-1]}: {each['msg']}" for each in found["detail"])
-            return Refused(status, "; ".join(problems))
+            return Refused(status, "; ".join(_problem(each) for each in found["detail"]))
         return Refused(status, str(found["error"]["message"]), wait)
     except (ValueError, KeyError, TypeError, IndexError):
         return Refused(status, f"the proxy answers {status}", wait)
+
+
+def _problem(found: dict[str, Any]) -> str:
+    """Return what is wrong with a parameter, by the names of the command line."""
+    return with_options(f"{found['loc'][-1]}: {found['msg'].removeprefix('Value error, ')}")
 
 
 def settings(profile: str = "local", **overrides: Any) -> Settings:

@@ -1,88 +1,36 @@
 """``/logs/openapi.json``: the description of this API for programs (OpenAPI 3.1).
 
-Names, bounds, patterns and choices are those that ``filters`` checks: what the description allows
-is answered, what it forbids is refused. Two things it cannot say: that the begin of a range is not
-behind its end, and what SQL is. Both are answered by 422.
+Parameters are made of the types that check them (``parameters``, ``filters``): what the
+description allows is answered, what it forbids is refused. Two things it cannot say: that the begin
+of a range is not behind its end, and what SQL is. Both are answered by 422.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from types import NoneType
+from typing import TYPE_CHECKING, Any, get_args
+
+from pydantic import TypeAdapter
 
 from ccproxy_flask import __version__
 from ccproxy_flask.access import COOKIE
-from ccproxy_flask.errors import ERROR_TYPES
-from ccproxy_flask.record import COLUMNS
-from ccproxy_flask.store.base import MOST_ROWS
+from ccproxy_flask.filters import Filter, LogFilter
+from ccproxy_flask.filters.values import Text
 
-from . import forms
-from .filters import (
-    FILTERS,
-    FORMATS,
-    LARGEST_OFFSET,
-    LONGEST_DURATION_MS,
-    LONGEST_SQL,
-    LONGEST_TEXT,
-    MOST_ENTRIES,
-    MOST_HOURS,
-)
+from .parameters import Analytics, Entries, Export, Query, Sql
 from .schemas import Schema, reference, schemas
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-_TEXT: Schema = {"type": "string", "minLength": 1, "maxLength": LONGEST_TEXT}
-_FLAG: Schema = {"type": "boolean"}
-_TIME: Schema = {
-    "anyOf": [
-        {"type": "number", "minimum": 0, "maximum": forms.LAST_SECOND},
-        *({"type": "string", "pattern": form.pattern} for form in forms.MOMENTS),
-    ]
-}
-_NAMES: Schema = {
-    "type": "string",
-    "maxLength": LONGEST_TEXT,
-    "pattern": forms.CHOICES.pattern,
-}
-_CURSOR: Schema = {"type": "string", "pattern": forms.CURSOR.pattern}
-_DURATION: Schema = {"type": "number", "minimum": 0, "maximum": LONGEST_DURATION_MS}
-_COUNT: Schema = {"type": "integer", "minimum": 1}
-_STATUS: Schema = {"type": "integer", "minimum": 100, "maximum": 599}
-_FILTER_PARAMETERS: dict[str, tuple[Schema, str]] = {
-    "start_time": (_TIME, "From this time on: RFC 3339, or seconds since 1970"),
-    "end_time": (_TIME, "Up to this time, which is not before `start_time`"),
-    "model": (_TEXT, "One model, as the answer named it"),
-    "service_type": (_NAMES, "`a,b`: one of these; `!a,!b`: none of these"),
-    "provider": (_TEXT, "One provider"),
-    "status_code_min": (_STATUS, "HTTP statuses from this one on"),
-    "status_code_max": (_STATUS, "HTTP statuses up to this one, not less than `status_code_min`"),
-    "min_duration_ms": (_DURATION, "Durations from this one on"),
-    "max_duration_ms": (_DURATION, "Durations up to this one, not less than `min_duration_ms`"),
-    "streaming": (_FLAG, "Streams, or what is none"),
-    "session_id": (_TEXT, "One session"),
-    "request_id": (_TEXT, "One request"),
-    "error_type": ({"type": "string", "enum": sorted(ERROR_TYPES)}, "One kind of error"),
-    "q": (_TEXT, "A text anywhere in path, model, user agent or error"),
-}
-_OWN_PARAMETERS: dict[str, dict[str, tuple[Schema, str]]] = {
-    "entries": {
-        "limit": (_COUNT | {"maximum": MOST_ENTRIES}, "Rows"),
-        "offset": ({"type": "integer", "minimum": 0, "maximum": LARGEST_OFFSET}, "Rows to skip"),
-        "order_by": ({"type": "string", "enum": list(COLUMNS)}, "A column"),
-        "order_desc": (_FLAG, "Largest first"),
-    },
-    "query": {
-        "limit": (_COUNT | {"maximum": MOST_ROWS}, "Rows"),
-        "cursor": (_CURSOR, "`next_cursor` of the page before"),
-    },
-    "analytics": {"hours": (_COUNT | {"maximum": MOST_HOURS}, "The last hours")},
-    "export": {"format": ({"type": "string", "enum": list(FORMATS)}, "Of the file")},
-    "stream": {},
-}
-_EXAMPLES: dict[str, tuple[Any, ...]] = {
-    "start_time": (1795226400, "2026-11-21T02:00:00Z", "2026-11-21T03:00:00+01:00"),
-    "end_time": ("2026-11-22", "20261122T020000Z"),
-    "service_type": ("proxy_service,other", "!other"),
+    from pydantic.fields import FieldInfo
+
+_TAKES: dict[str, type[LogFilter]] = {
+    "entries": Entries,
+    "query": Query,
+    "analytics": Analytics,
+    "export": Export,
+    "stream": LogFilter,
 }
 _STATEMENTS = {
     "models": "SELECT model, sum(cost_usd) AS usd FROM access_logs GROUP BY ALL ORDER BY 2 DESC",
@@ -163,20 +111,36 @@ def _operation(name: str, summary: str, shape: Schema) -> dict[str, Any]:
 
 
 def _rows(name: str, summary: str, shape: str) -> dict[str, Any]:
-    """Return an operation that takes the filters, and what :data:`_OWN_PARAMETERS` adds."""
-    table = {each: _FILTER_PARAMETERS[each] for each in sorted(FILTERS)} | _OWN_PARAMETERS[name]
+    """Return an operation that takes the filters, and what its endpoint adds."""
     operation = _operation(name, summary, reference(shape))
-    operation["parameters"] = [_parameter(each, *told) for each, told in table.items()]
+    fields = _TAKES[name].model_fields
+    operation["parameters"] = [_parameter(each, field) for each, field in fields.items()]
     links = {link: target for link, target in _LINKS.items() if link.startswith(name)}
     if links:
         operation["responses"]["200"]["links"] = links
     return operation
 
 
-def _parameter(name: str, schema: Schema, text: str) -> dict[str, Any]:
-    found = {"name": name, "in": "query", "required": False, "schema": schema, "description": text}
-    examples = {str(each): {"value": each} for each in _EXAMPLES.get(name, ())}
+def _parameter(name: str, field: FieldInfo) -> dict[str, Any]:
+    asked = next((each for each in field.metadata if isinstance(each, Filter)), None)
+    text, values = (asked.text, asked.examples) if asked else (field.description, ())
+    found = {
+        "name": name,
+        "in": "query",
+        "required": False,
+        "schema": _schema(field),
+        "description": text,
+    }
+    examples = {str(each): {"value": each} for each in values}
     return found | {"examples": examples} if examples else found
+
+
+def _schema(field: FieldInfo) -> Schema:
+    """Return the schema of a value that is given: that it may be absent is said elsewhere."""
+    given = [part for part in get_args(field.annotation) if part is not NoneType]
+    is_optional = NoneType in get_args(field.annotation)
+    kind = given[0] if is_optional else field.rebuild_annotation()
+    return TypeAdapter(kind).json_schema()
 
 
 def _answer(text: str, content: Schema, headers: Iterable[str] = _HEADERS) -> dict[str, Any]:
@@ -192,7 +156,8 @@ def _error(status: str, text: str) -> dict[str, Any]:
 
 
 def _one_entry() -> dict[str, Any]:
-    parameter = {"name": "request_id", "in": "path", "required": True, "schema": _TEXT}
+    parameter = {"name": "request_id", "in": "path", "required": True}
+    parameter["schema"] = TypeAdapter(Text).json_schema()
     operation = _operation("entry", "One record", reference("Row"))
     return operation | {"parameters": [parameter]}
 
@@ -231,15 +196,7 @@ def _stream() -> dict[str, Any]:
 
 
 def _sql() -> dict[str, Any]:
-    asked = {
-        "type": "object",
-        "required": ["sql"],
-        "additionalProperties": False,
-        "properties": {
-            "sql": {"type": "string", "minLength": 1, "maxLength": LONGEST_SQL},
-            "limit": {"type": "integer", "minimum": 1, "maximum": MOST_ROWS, "default": 1000},
-        },
-    }
+    asked = Sql.model_json_schema()
     examples = {name: {"value": {"sql": text}} for name, text in _STATEMENTS.items()}
     operation = _operation("sql", "The answer to one SELECT", reference("SqlAnswer"))
     operation["responses"]["413"] = _error("413", _ERRORS["413"])

@@ -9,26 +9,28 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 from flask import Blueprint, Response, abort, current_app, request
+from pydantic import ValidationError
 
 from ccproxy_flask import __version__, tracing
 from ccproxy_flask.access import auth_token, error_response, guard
 from ccproxy_flask.errors import StoreUnavailable
+from ccproxy_flask.filters import LogFilter, query_formats
 from ccproxy_flask.journal.ledger import read_ledgers
 from ccproxy_flask.journal.segments import list_segments
-from ccproxy_flask.store.base import LogFilter, Page, QueryRefused
+from ccproxy_flask.store.base import Page, QueryRefused
 from ccproxy_flask.store.figures import bucket_for
 
-from . import forms
-from .filters import (
-    InvalidParameters,
-    analytics_parameters,
-    entries_parameters,
-    export_parameters,
-    no_parameters,
-    query_parameters,
-    sql_parameters,
-)
 from .openapi import description
+from .parameters import (
+    Analytics,
+    Entries,
+    Export,
+    InvalidParameters,
+    Query,
+    no_parameters,
+    read,
+    read_sql,
+)
 
 if TYPE_CHECKING:
     from ccproxy_flask.journal.ledger import FoundLedger
@@ -94,8 +96,9 @@ def _unavailable(error: StoreUnavailable) -> Response:
 def entries() -> Response:
     """One page of rows in any order (SPEC §5)."""
     store = _store()
-    where, page = entries_parameters(request.args)
-    found = store.entries(where, page)
+    asked = read(Entries, request.args)
+    page = asked.page()
+    found = store.entries(asked.where(), page)
     facts = {
         "total_count": found.total_count,
         "limit": page.limit,
@@ -115,8 +118,11 @@ def entry(request_id: str) -> Response:
     """One row."""
     store = _store()
     no_parameters(request.args)
-    found = store.entries(LogFilter(request_id=request_id), Page(limit=1))
-    if not found.total_count:
+    try:
+        found = store.entries(LogFilter(request_id=request_id), Page(limit=1))
+    except ValidationError:  # longer than any id
+        found = None
+    if found is None or not found.total_count:
         return error_response(404, "not_found", "There is no record with this request id.")
     return _json(found.text[1:-1])
 
@@ -125,7 +131,8 @@ def entry(request_id: str) -> Response:
 def analytics() -> Response:
     """Figures over a time, from one scan of the table (SPEC §5)."""
     store = _store()
-    where, hours = analytics_parameters(request.args)
+    asked = read(Analytics, request.args)
+    where = asked.where()
     now = time.time()
     start = where.start_time.timestamp() if where.start_time else 0.0
     end = where.end_time.timestamp() if where.end_time else now
@@ -139,7 +146,7 @@ def analytics() -> Response:
             "end_time": _as_given(request.args.get("end_time")) or end,
             "model": where.model,
             "service_type": request.args.get("service_type"),
-            "hours": hours,
+            "hours": asked.hours,
         },
     }
     return _json(found[:-1] + b"," + orjson.dumps(facts)[1:])
@@ -149,8 +156,9 @@ def analytics() -> Response:
 def export() -> Response:
     """All rows as a file (SPEC §5), passed on as the recorder makes it."""
     store = _store()
-    where, form = export_parameters(request.args)
-    pieces = store.export(where, form)
+    asked = read(Export, request.args)
+    form = asked.format
+    pieces = store.export(asked.where(), form)
     first = next(pieces, b"")  # what is wrong is known now, while there still is a status to send
     name = f"ccproxy-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}.{form}"
     response = Response(itertools.chain([first], pieces), mimetype=_EXPORT_TYPES[form])
@@ -166,8 +174,8 @@ def sql() -> Response:
     no_parameters(request.args)
     if (request.content_length or 0) > _LONGEST_BODY:
         return error_response(413, "too_large", f"At most {_LONGEST_BODY} bytes.")
-    text, limit = sql_parameters(request.stream.read(_LONGEST_BODY))
-    return _json(store.sql(text, limit))
+    asked = read_sql(request.stream.read(_LONGEST_BODY))
+    return _json(store.sql(asked.sql, asked.limit))
 
 
 @blueprint.get("/openapi.json")
@@ -181,15 +189,15 @@ def openapi() -> Response:
 def query() -> Response:
     """The newest rows, and from there on back (SPEC §5)."""
     store = _store()
-    where, limit, cursor = query_parameters(request.args)
-    found = store.query(where, limit, cursor)
+    asked = read(Query, request.args)
+    found = store.query(asked.where(), asked.limit, asked.after())
     facts = {
         "count": found.count,
-        "limit": limit,
+        "limit": asked.limit,
         "filters": {
             "start_time": _as_given(request.args.get("start_time")),
             "end_time": _as_given(request.args.get("end_time")),
-            "model": where.model,
+            "model": asked.model,
             "service_type": request.args.get("service_type"),
         },
         "timestamp": time.time(),
@@ -285,7 +293,7 @@ def _facts_without_store(
 
 
 def _as_given(text: str | None) -> float | str | None:
-    return float(text) if text is not None and forms.NUMBER.fullmatch(text) else text
+    return float(text) if text is not None and query_formats.NUMBER.fullmatch(text) else text
 
 
 def _rows(name: str, rows: bytes, facts: dict[str, Any]) -> Response:

@@ -24,12 +24,12 @@ from flask import Response, current_app, request
 
 from ccproxy_flask import serving
 from ccproxy_flask.errors import StoreUnavailable
+from ccproxy_flask.filters import LogFilter
+from ccproxy_flask.filters.matching import matches, matches_start
 from ccproxy_flask.journal.events import Event, as_row
 from ccproxy_flask.journal.lines import parse
-from ccproxy_flask.store.base import LogFilter
 
-from .filters import FILTERS, Parameters, log_filter
-from .judge import fits, fits_start
+from .parameters import read
 from .routes import COLLECTION_OFF, blueprint
 
 if TYPE_CHECKING:
@@ -54,9 +54,7 @@ def stream() -> Response:
     feed: Feed | None = current_app.extensions["ccproxy.feed"]
     if feed is None:
         raise StoreUnavailable(COLLECTION_OFF, _COLLECTION_RETRY_SECONDS)
-    found = Parameters(request.args, FILTERS)
-    where = log_filter(found)
-    found.check()
+    where = read(LogFilter, request.args)
     after = request.headers.get("Last-Event-ID") or None
     subscription = feed.subscribe(WAITING_EVENTS, after, Selection(where))
     sock = serving.client_socket(request.environ)
@@ -91,20 +89,20 @@ class Selection:
     """What of the feed a reader with the filter *where* gets, as frames."""
 
     def __init__(self, where: LogFilter) -> None:
-        self._where = None if where == LogFilter() else where
+        self._asked = where.asked()
 
     def __call__(self, event: Event) -> Sequence[bytes]:
         """Return the frames for *event*: none, one, or with a start that was held back, two."""
-        where, row = self._where, event["data"]
-        if where is None or event["type"] == "overflow":
+        asked, row = self._asked, event["data"]
+        if not asked or event["type"] == "overflow":
             return (frame_of(event),)
         if event["type"] == "request_start":
-            return (frame_of(event),) if fits_start(where, row) else ()
+            return (frame_of(event),) if matches_start(asked, row) else ()
         start = event.start and as_row(parse(event.start) or {})
-        verdict = fits_start(where, start) if start else None
+        verdict = matches_start(asked, start) if start else None
         if verdict is not None:
             return (frame_of(event),) if verdict else ()
-        if not fits(where, row):
+        if not matches(asked, row):
             return ()
         if not start or event.start_told:
             return (frame_of(event),)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -88,42 +87,13 @@ def add_counts(cursor: duckdb.DuckDBPyConnection, counts: Mapping[str, int]) -> 
         cursor.execute("INSERT INTO journal_counts VALUES (?, ?)", [name, known + number])
 
 
-_COMPARISONS = {
-    "start_time": "timestamp >= ?",
-    "end_time": "timestamp <= ?",
-    "model": "model = ?",
-    "provider": "provider = ?",
-    "status_code_min": "status_code >= ?",
-    "status_code_max": "status_code <= ?",
-    "min_duration_ms": "duration_ms >= ?",
-    "max_duration_ms": "duration_ms <= ?",
-    "streaming": "streaming = ?",
-    "session_id": "session_id = ?",
-    "request_id": "request_id = ?",
-    "error_type": "error_type = ?",
-}
-_SEARCHED = ("path", "model", "model_requested", "user_agent", "error_type", "error_message")
-
-
 def condition(where: LogFilter) -> tuple[str, list[Any]]:
     """Return the SQL of *where*, made of our own text alone, and the values for its marks."""
     parts, values = ["true"], []
-    for name, comparison in _COMPARISONS.items():
-        value = getattr(where, name)
-        if value is not None:
-            parts.append(comparison)
-            naive = value.astimezone(UTC).replace(tzinfo=None) if "_time" in name else value
-            values.append(naive)
-    for names, operator in (
-        (where.service_type.include, "IN"),
-        (where.service_type.exclude, "NOT IN"),
-    ):
-        if names:
-            parts.append(f"service_type {operator} ({', '.join('?' * len(names))})")
-            values.extend(names)
-    if where.q is not None:
-        parts.append("(" + " OR ".join(f"contains(lower({name}), ?)" for name in _SEARCHED) + ")")
-        values.extend([where.q.lower()] * len(_SEARCHED))
+    for each, value in where.asked():
+        text, marks = each.sql(value)
+        parts.append(text)
+        values += marks
     return " AND ".join(parts), values
 
 

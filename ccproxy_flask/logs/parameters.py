@@ -1,0 +1,179 @@
+"""What each endpoint takes: the filters, and parameters of its own. All that is wrong is said.
+
+The codes and messages are pydantic's, which clients of the published API know.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+
+import orjson
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    WithJsonSchema,
+)
+
+from ccproxy_flask.errors import CcproxyError, InvalidParameter
+from ccproxy_flask.filters import LogFilter, query_formats
+from ccproxy_flask.filters.values import AS_INTEGER, Column, Flag
+from ccproxy_flask.store.base import MOST_ROWS, Cursor, Page
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from pydantic_core import ErrorDetails
+    from werkzeug.datastructures import MultiDict
+
+Kind = TypeVar("Kind", bound=BaseModel)
+
+LONGEST_SQL = 20_000
+
+
+class InvalidParameters(CcproxyError):
+    """*problems* are all that is wrong with the parameters of a request."""
+
+    def __init__(self, problems: Iterable[InvalidParameter]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("; ".join(f"{one.name}: {one}" for one in self.problems))
+
+
+class _Rows(LogFilter):
+    def where(self) -> LogFilter:
+        """Return the filter alone."""
+        return LogFilter(**{name: getattr(self, name) for name in LogFilter.model_fields})
+
+
+class Entries(_Rows):
+    """What ``/logs/entries`` takes."""
+
+    limit: Annotated[int, Field(ge=1, le=1000, description="Rows"), AS_INTEGER] = 50
+    offset: Annotated[
+        int, Field(ge=0, le=1_000_000_000, description="Rows to skip"), AS_INTEGER
+    ] = 0
+    order_by: Annotated[Column, Field(description="A column")] = "timestamp"
+    order_desc: Annotated[Flag, Field(description="Largest first")] = True
+
+    def page(self) -> Page:
+        """Return which rows of all are meant."""
+        return Page(self.limit, self.offset, self.order_by, self.order_desc)
+
+
+def _cursor(text: str) -> str:
+    if not query_formats.CURSOR.fullmatch(text):
+        raise ValueError("not a cursor that this API gave")
+    return text
+
+
+_CURSOR = {"type": "string", "pattern": query_formats.CURSOR.pattern}
+
+
+class Query(_Rows):
+    """What ``/logs/query`` takes."""
+
+    limit: Annotated[int, Field(ge=1, le=MOST_ROWS, description="Rows"), AS_INTEGER] = 1000
+    cursor: Annotated[
+        Annotated[str, AfterValidator(_cursor), WithJsonSchema(_CURSOR)] | None,
+        Field(description="`next_cursor` of the page before"),
+    ] = None
+
+    def after(self) -> Cursor | None:
+        """Return where the page before ended."""
+        return None if self.cursor is None else Cursor.parse(self.cursor)
+
+
+class Analytics(_Rows):
+    """What ``/logs/analytics`` takes."""
+
+    hours: Annotated[int, Field(ge=1, le=168, description="The last hours"), AS_INTEGER] = 24
+
+    def where(self) -> LogFilter:
+        """Return the filter, which has a start."""
+        found = super().where()
+        if found.start_time is not None:
+            return found
+        end = found.end_time or datetime.now(UTC)
+        start = max(query_formats.EPOCH, end - timedelta(hours=self.hours))
+        return found.model_copy(update={"start_time": start})
+
+
+class Export(_Rows):
+    """What ``/logs/export`` takes."""
+
+    format: Annotated[Literal["csv", "jsonl", "parquet"], Field(description="Of the file")] = "csv"
+
+
+class Nothing(BaseModel):
+    """What an endpoint takes that has no parameters."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+def read(kind: type[Kind], args: MultiDict[str, str]) -> Kind:
+    """Return the query parameters *args* as a *kind*. Raises InvalidParameters."""
+    given = dict(args.lists())
+    single = {name: values[0] for name, values in given.items() if len(values) == 1}
+    unknown = {name: given[name][0] for name in given.keys() - kind.model_fields.keys()}
+    problems = [
+        InvalidParameter(name, values, "Input should be given once", "multiple_values")
+        for name, values in given.items()
+        if len(values) > 1 and name in kind.model_fields
+    ]
+    try:
+        found = kind.model_validate(single | unknown)
+    except ValidationError as error:
+        problems += _problems(error, args)
+    if problems:
+        raise InvalidParameters(problems)
+    return found
+
+
+def _problems(
+    error: ValidationError, given: Any, where: str = "query"
+) -> Iterator[InvalidParameter]:
+    """Give what is wrong by name, with the value as it was *given*."""
+    told: list[ErrorDetails] = error.errors(include_url=False, include_input=False)
+    for problem in told:
+        name = str(problem["loc"][0]) if problem["loc"] else ""
+        yield InvalidParameter(name, given.get(name), problem["msg"], problem["type"], where)
+
+
+def no_parameters(args: MultiDict[str, str]) -> None:
+    """Raise InvalidParameters where there is any."""
+    read(Nothing, args)
+
+
+def _of_json(value: object) -> object:
+    if isinstance(value, str | bool):  # pydantic would read them as numbers
+        raise ValueError("Input should be a number")  # noqa: TRY004  pydantic's way
+    return value
+
+
+class Sql(BaseModel):
+    """What the body of ``/logs/sql`` has. To JSON Schema, 10.0 is a whole number too."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    sql: Annotated[str, Field(min_length=1, max_length=LONGEST_SQL)]
+    limit: Annotated[int, Field(ge=1, le=MOST_ROWS), BeforeValidator(_of_json)] = 1000
+
+
+def read_sql(body: bytes) -> Sql:
+    """Return what the *body* of ``/logs/sql`` asks for. Raises InvalidParameters."""
+    try:
+        fields = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        problem = InvalidParameter("", None, "Input should be JSON", "json_invalid", "body")
+        raise InvalidParameters([problem]) from None
+    try:
+        return Sql.model_validate(fields)
+    except ValidationError as error:
+        given = fields if isinstance(fields, dict) else {"": fields}
+        if isinstance(given.get("sql"), str):
+            given = given | {"sql": None}  # too long to be shown
+        raise InvalidParameters(_problems(error, given, "body")) from None
