@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import random
 import shutil
@@ -29,7 +30,10 @@ from scripted import wait_until
 
 from ccproxy_flask.errors import StoreUnavailable
 from ccproxy_flask.journal import JournalWriter
+from ccproxy_flask.journal.failure import recorder_failure
+from ccproxy_flask.journal.ledger import spare_directory
 from ccproxy_flask.journal.segments import list_segments, private_directory
+from ccproxy_flask.recorder import supervisor as supervising
 from ccproxy_flask.recorder.ingest import Nobody
 from ccproxy_flask.recorder.recorder import start_in_process
 from ccproxy_flask.recorder.supervisor import Supervisor
@@ -288,6 +292,52 @@ def test_damaged_database_is_kept_aside_and_replayed(tmp_path, settings, writer,
     assert kept.read_bytes() == b"garbage" * 1000
 
 
+def test_damaged_log_of_changes_is_kept_aside(tmp_path, settings, writer, remote):
+    """Without its damaged log the database opens, and what that had comes from the journal."""
+    with recorder_process(tmp_path) as recorder:
+        writer.end(make_record(1))
+        wait_until(lambda: row_count(remote) == 1)
+        recorder.stop()
+    log = settings.duckdb_path.with_name(settings.duckdb_path.name + ".wal")
+    recorder = RecorderProcess(tmp_path)
+    for number in range(2, 12):
+        writer.end(make_record(number))
+        wait_until(lambda rows=number: row_count(remote) >= rows)
+    recorder.kill()
+    content = bytearray(log.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    log.write_bytes(content)
+    with recorder_process(tmp_path) as recorder:
+        writer.end(make_record(12))
+        wait_until(lambda: row_count(remote) == 12)
+        assert "database_log_damaged" in recorder.log.read_text()
+    [kept] = tmp_path.glob("metrics.duckdb.damaged-*.wal")
+    assert kept.read_bytes() == content
+    assert len(set(stored_ids(settings.duckdb_path))) == 12
+
+
+@pytest.mark.parametrize("content", [None, b"garbage" * 1000], ids=["removed", "replaced"])
+def test_log_of_changes_that_is_replaced_while_it_is_used(
+    tmp_path, settings, writer, remote, content
+):
+    """What stood in a log that somebody took away is in the database, also after a kill."""
+    log = settings.duckdb_path.with_name(settings.duckdb_path.name + ".wal")
+    recorder = RecorderProcess(tmp_path)
+    writer.end(make_record(1))
+    wait_until(lambda: row_count(remote) == 1)
+    if content is not None:
+        log.with_name("other").write_bytes(content)
+        log.with_name("other").rename(log)
+    else:
+        log.unlink()
+    wait_until(lambda: "database_log_removed" in recorder.log.read_text())
+    writer.end(make_record(2))
+    wait_until(lambda: row_count(remote) == 2)
+    recorder.kill()
+    shutil.rmtree(settings.journal_directory)
+    assert len(stored_ids(settings.duckdb_path)) == 2
+
+
 def test_database_that_is_removed_is_made_again(tmp_path, settings, writer, remote):
     """Rows do not go into a file that nobody will find."""
     with recorder_process(tmp_path):
@@ -482,6 +532,37 @@ def test_supervisor_gives_a_broken_program_pauses(tmp_path):
     supervisor.stop()
     assert time.monotonic() - began < 2
     assert len(log.read_text()) < 10
+
+
+def test_supervisor_waits_longer_for_what_fails_again_and_again(tmp_path, monkeypatch):
+    """A program that cannot start is given ever longer pauses, also where its start takes long."""
+    log = tmp_path / "starts"
+    monkeypatch.setattr(supervising, "_SHORT_LIFE_SECONDS", 0.0)
+    program = f"import time; print(time.monotonic(), file=open({str(log)!r}, 'a')); exit(2)"
+    supervisor = Supervisor([sys.executable, "-c", program])
+    supervisor.start()
+    wait_until(lambda: log.exists() and len(log.read_text().split()) >= 4)
+    supervisor.stop()
+    at = [float(text) for text in log.read_text().split()]
+    pauses = [after - before for before, after in itertools.pairwise(at)]
+    assert [pause > least for pause, least in zip(pauses, (0.4, 0.8, 1.6), strict=False)] == [
+        True
+    ] * 3
+
+
+def test_recorder_that_cannot_start_says_why_once(tmp_path):
+    """Its reason is logged at the first try, is there for the status, and goes when it runs."""
+    (tmp_path / "journal").write_text("in the way")
+    directory = tmp_path / "journal"
+    for _ in range(3):
+        recorder = RecorderProcess(tmp_path)
+        assert recorder.process.wait(20) == 2
+    assert recorder.log.read_text().count("recorder_cannot_run") == 1
+    assert "File exists" in (recorder_failure(directory) or "")
+    directory.unlink()
+    with recorder_process(tmp_path):
+        wait_until(lambda: recorder_failure(directory) is None)
+    assert not spare_directory(directory).exists()
 
 
 class Health(Nobody):

@@ -15,6 +15,7 @@ from ccproxy_flask import __version__, tracing
 from ccproxy_flask.access import auth_token, error_response, guard
 from ccproxy_flask.errors import StoreUnavailable
 from ccproxy_flask.filters import LogFilter, query_formats
+from ccproxy_flask.journal.failure import recorder_failure
 from ccproxy_flask.journal.ledger import read_ledgers
 from ccproxy_flask.journal.segments import list_segments
 from ccproxy_flask.store.base import Page, QueryRefused
@@ -87,9 +88,15 @@ def _refused(error: QueryRefused) -> Response:
 
 @blueprint.errorhandler(StoreUnavailable)
 def _unavailable(error: StoreUnavailable) -> Response:
-    response = error_response(503, "service_unavailable", str(error))
+    response = error_response(503, "service_unavailable", _reason(error))
     response.headers["retry-after"] = str(max(1, error.retry_after))
     return response
+
+
+def _reason(error: StoreUnavailable) -> str:
+    """Return why there is no store; of a recorder that cannot start, what it says itself."""
+    failure = recorder_failure(_settings().journal_directory)
+    return f"{error}: {failure}" if failure is not None else str(error)
 
 
 @blueprint.get("/entries")
@@ -232,7 +239,7 @@ def status() -> Response:
     try:
         found = _facts_of(_store().status(), ledgers)
     except StoreUnavailable as error:
-        found = _facts_without_store(settings, str(error), ledgers)
+        found = _facts_without_store(settings, _reason(error), ledgers)
     shown = {
         "prometheus_enabled": str(settings.observability.metrics_endpoint_enabled),
         "observability_system": "hybrid_prometheus_structlog",

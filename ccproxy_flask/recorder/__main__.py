@@ -11,6 +11,7 @@ import structlog
 
 from ccproxy_flask import logging
 from ccproxy_flask.errors import SettingsError
+from ccproxy_flask.journal.failure import note_failure
 from ccproxy_flask.metrics import PrometheusMetrics
 from ccproxy_flask.scheduler import scheduled
 from ccproxy_flask.settings import Settings, handover
@@ -59,7 +60,9 @@ def main() -> int:
         with scheduled(settings, figures, recorder.totals):
             recorder.run()
     except OSError as error:
-        log.error("recorder_cannot_run", reason=str(error))  # noqa: TRY400  the reason says it all
+        # Once: it is tried again and again.
+        if note_failure(settings.journal_directory, str(error)):
+            log.error("recorder_cannot_run", reason=str(error))  # noqa: TRY400  it says it all
         return _CANNOT_START
     finally:
         writer.flush()

@@ -14,6 +14,7 @@ import structlog
 
 from ccproxy_flask import __version__
 from ccproxy_flask.errors import StoreUnavailable
+from ccproxy_flask.journal.failure import clear_failure
 from ccproxy_flask.journal.segments import private_directory
 from ccproxy_flask.store.base import StoreDamaged
 from ccproxy_flask.store.database import set_aside
@@ -124,6 +125,7 @@ class Recorder:
         if socket.parent != self._directory:
             private_directory(socket.parent)
         server = SocketServer(socket, self)
+        clear_failure(self._directory)
         log.info("recorder_started", pid=os.getpid(), version=__version__)
         try:
             while not self._stopping.is_set() and self._is_in_place(lock):
@@ -169,7 +171,7 @@ class Recorder:
                     self._keep_small(self._store)
             except StoreDamaged as error:
                 self._in_trouble(error)
-                self._set_aside()
+                self._set_aside(log_only=error.log_only)
                 return False
             except (StoreUnavailable, OSError) as error:
                 self._in_trouble(error)
@@ -210,6 +212,9 @@ class Recorder:
         if self._store is not None and not self._store.is_in_place():
             log.error("database_removed", path=str(self._settings.duckdb_path))
             self._close_store()
+        if self._store is not None and self._store.has_lost_its_log():
+            log.error("database_log_removed", path=str(self._settings.duckdb_path))
+            self._store.checkpoint()
         if self._store is None:
             keep_free = 2 * self._settings.journal.min_free_bytes
             self._store = DuckDBStore(self._settings.duckdb_path, keep_free)
@@ -243,15 +248,16 @@ class Recorder:
         self._observer.store_health(True)
         self._reminded_at = float("-inf")
 
-    def _set_aside(self) -> None:
-        """Keep the damaged database under another name; the next turn makes a new one."""
+    def _set_aside(self, *, log_only: bool) -> None:
+        """Keep what is damaged under another name; the next turn does without it."""
         self._close_store()
         try:
-            kept = set_aside(self._settings.duckdb_path)
+            kept = set_aside(self._settings.duckdb_path, log_only=log_only)
         except OSError as error:
             log.error("damaged_database_not_moved", reason=error.strerror)  # noqa: TRY400  a fact
             return
-        log.error("database_damaged", reason=self._reason, kept_as=str(kept))
+        event = "database_log_damaged" if log_only else "database_damaged"
+        log.error(event, reason=self._reason, kept_as=str(kept))
 
     def _close_store(self) -> None:
         store, self._store, self._ingest = self._store, None, None

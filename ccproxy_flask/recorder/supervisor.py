@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
 import threading
 import time
@@ -13,9 +14,13 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _SHORT_LIFE_SECONDS = 1.0
+_LONG_LIFE_SECONDS = 60.0
 # Kept short: whoever kills it again and again still finds it back within a second.
 _LONGEST_PAUSE = 0.8
+_LONGEST_PAUSE_AFTER_FAILURE = 30.0
 _STOP_SECONDS = 20.0
+# What somebody else ends a process with. Any other signal is a failure of its own.
+_ENDED_BY_OTHERS = (-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP)
 
 # `Popen` returns when the last copy of a pipe is closed that it makes before it starts the process.
 # A worker that the arbiter forks in that moment would have such a copy for as long as it lives.
@@ -30,8 +35,9 @@ class Supervisor:
 
     It finds *stdin* on its standard input, each time.
 
-    At once, but with a growing pause where it ends within a second of its start. The arbiter's own
-    ``waitpid(-1)`` may collect the child before us; ``Popen.wait`` takes that for an end too.
+    At once where somebody else ended it. Where it fails again and again, with a pause that grows to
+    30 s: it says itself why it does. The arbiter's own ``waitpid(-1)`` may collect the child before
+    us; ``Popen.wait`` takes that for an end too.
     """
 
     def __init__(self, argv: Sequence[str], stdin: bytes = b"") -> None:
@@ -79,15 +85,19 @@ class Supervisor:
 
     def _run(self) -> None:
         argv = [*self._argv, "--parent", str(self._owner)]
-        short_lives = 0
+        failures = short_lives = 0
         while not self._stopping.is_set():
             began = time.monotonic()
             with _starting:
                 self._process = subprocess.Popen(argv, stdin=subprocess.PIPE)  # noqa: S603  ours
             with contextlib.suppress(OSError):  # it ended already
                 self._process.communicate(self._stdin)
-            self._process.wait()
+            status = self._process.wait()
             lived = time.monotonic() - began
+            has_failed = status != 0 and status not in _ENDED_BY_OTHERS
+            failures = failures + 1 if has_failed and lived < _LONG_LIFE_SECONDS else 0
             short_lives = short_lives + 1 if lived < _SHORT_LIFE_SECONDS else 0
-            if short_lives > 1:
+            if failures:
+                self._stopping.wait(min(_LONGEST_PAUSE_AFTER_FAILURE, 0.2 * 2 ** min(failures, 8)))
+            elif short_lives > 1:
                 self._stopping.wait(min(_LONGEST_PAUSE, 0.1 * 2 ** min(short_lives, 4)))

@@ -22,7 +22,12 @@ MOST_ROWS = 10_000
 
 
 class StoreDamaged(StoreUnavailable):
-    """The database cannot be read any more: its content is broken."""
+    """The database cannot be read any more: its content is broken, or *log_only* that of its log
+    of changes, without which it is as it was some time ago."""
+
+    def __init__(self, reason: str, *, log_only: bool = False) -> None:
+        super().__init__(reason)
+        self.log_only = log_only
 
 
 class QueryRefused(CcproxyError):

@@ -7,6 +7,7 @@ import shutil
 import threading
 import time
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import duckdb
@@ -21,7 +22,6 @@ from .statements import BLOCKS, SPACE, number_in, quoted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from pathlib import Path
 
 log = structlog.get_logger(__name__)
 
@@ -39,6 +39,9 @@ _DAMAGE = (
     "Could not read enough bytes",
     "Failed to deserialize",
 )
+# What it says of a log of changes that it cannot read; but for these, which may pass.
+_LOG_DAMAGE = "Failure while replaying WAL file"
+_PASSING = ("No space left", "Permission denied", "Out of Memory", "Too many open files")
 _YOUNG_SECONDS = 0.5
 _LOOK_SECONDS = 0.1
 _LAST_ANSWERS_SECONDS = 2.0
@@ -82,6 +85,7 @@ class Database:
         self._abandoned = threading.Event()
         self._copy: Copy | None = None
         self._allowed: Sequence[str] | None = None
+        self._looked_at = 0.0
         self._connection = self._opened()
         self._inode = self.path.stat().st_ino
         remove_remains(path)
@@ -122,6 +126,19 @@ class Database:
                 return self.path.stat().st_ino == self._inode
             except OSError:
                 return False
+
+    def has_lost_its_log(self) -> bool:
+        """True where the log of changes was removed or replaced under our hands: what is in it is
+        not found by who opens the database next, until a :meth:`checkpoint`."""
+        if self._looked_at > time.monotonic() - _LOOK_SECONDS * 10:
+            return False
+        self._looked_at = time.monotonic()
+        gone = f"{_log_of(self.path.resolve())} (deleted)"  # as proc(5) says
+        for entry in Path("/proc/self/fd").glob("*"):
+            with suppress(OSError):
+                if str(entry.readlink()) == gone:
+                    return True
+        return False
 
     def _config(self) -> dict[str, Any]:
         return {
@@ -210,6 +227,9 @@ class Database:
 
     def _translated(self, error: duckdb.Error) -> StoreUnavailable:
         text = str(error)
+        if _LOG_DAMAGE in text and not any(sign in text for sign in _PASSING):
+            self.usable = False
+            return StoreDamaged(first_line(text), log_only=True)
         if any(sign in text for sign in _DAMAGE):
             self.usable, self.damaged = False, True
             return StoreDamaged(f"{self.path} is damaged: {first_line(text)}")
@@ -308,9 +328,7 @@ class Database:
                 self._open_again()
 
     def _has_log(self) -> bool:
-        return any(
-            each.with_name(each.name + ".wal").exists() for each in (self.path, self.path.resolve())
-        )
+        return any(_log_of(each).exists() for each in (self.path, self.path.resolve()))
 
     def _open_again(self) -> None:
         try:
@@ -385,16 +403,21 @@ def first_line(text: str) -> str:
     return text.strip().partition("\n")[0]
 
 
-def set_aside(path: Path) -> Path:
-    """Move a damaged database and what belongs to it out of the way; return where it is now."""
+def _log_of(path: Path) -> Path:
+    return path.with_name(path.name + ".wal")
+
+
+def set_aside(path: Path, *, log_only: bool = False) -> Path:
+    """Move a damaged database and what belongs to it, or its log of changes alone, out of the way;
+    return where it is now."""
     stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
     target = path.with_name(f"{path.name}.damaged-{stamp}")
     number = 1
-    while target.exists():
+    while target.exists() or _log_of(target).exists():
         number += 1
         target = path.with_name(f"{path.name}.damaged-{stamp}-{number}")
-    path.rename(target)
-    log_of_changes = path.with_name(path.name + ".wal")
-    if log_of_changes.exists():
-        log_of_changes.rename(target.with_name(target.name + ".wal"))
-    return target
+    if not log_only:
+        path.rename(target)
+    if os.path.lexists(_log_of(path)):
+        _log_of(path).rename(_log_of(target))
+    return _log_of(target) if log_only else target
