@@ -19,6 +19,7 @@ from .proxy import routes as proxy
 from .proxy.accounting import accounting
 from .proxy.hangup import HangupWatch
 from .proxy.providers import Providers
+from .proxy.secrecy import Secrecy
 from .proxy.timing import Timing, gaps
 from .proxy.upstream import make_transport
 from .settings import Settings, handover
@@ -188,6 +189,7 @@ def _observers(parts: Parts) -> list[ObserverFactory]:
     """Return who sees each exchange, in the order in which they are told."""
     observers: list[ObserverFactory] = [
         accounting(PriceBook()),
+        Secrecy,
         Timing,
         gaps(parts.metrics.observe_gap),
     ]

@@ -54,6 +54,7 @@ _host = f"[{_loaded.host}]" if ":" in _loaded.host else _loaded.host
 bind = [f"{_host}:{_loaded.port}"]
 worker_class = "gevent"
 worker_connections = 4096
+logger_class = "ccproxy_flask.gunicorn_logger.RedactingLogger"
 # Longer than clients keep idle connections, so that it is they who close them.
 keepalive = 75
 timeout = 60
@@ -203,6 +204,10 @@ def _end_with(worker: Any, parts: Any) -> None:
         silent = serving.connections.silent()
         time.sleep(_ASK_SECONDS)
         serving.connections.stop_silent(silent)
+
+
+def pre_request(_worker: Any, _request: Any) -> None:
+    """Do nothing; gunicorn's own writes each raw path into its log at the level "debug"."""
 
 
 def post_request(_worker: Any, _request: Any, environ: dict[str, Any], _response: Any) -> None:

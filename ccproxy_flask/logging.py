@@ -18,8 +18,10 @@ import orjson
 import structlog
 from gevent import monkey
 
+from .redact import scrub
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, MutableMapping
 
     from .record import RequestRecord
     from .settings import Logging
@@ -118,15 +120,15 @@ def set_up(options: Logging, fd: int | None = None) -> LineWriter:
         renderer = structlog.processors.JSONRenderer(serializer=_dumps)
     else:
         renderer = structlog.dev.ConsoleRenderer(
-            colors=os.isatty(writer._fd),  # noqa: SLF001  our own
-            exception_formatter=structlog.dev.plain_traceback,
+            colors=os.isatty(writer._fd)  # noqa: SLF001  our own
         )
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            *([structlog.processors.format_exc_info] if options.format == "json" else []),
+            structlog.processors.format_exc_info,
+            _without_keys,
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[options.level]),
@@ -134,6 +136,11 @@ def set_up(options: Logging, fd: int | None = None) -> LineWriter:
         cache_logger_on_first_use=False,
     )
     return writer
+
+
+def _without_keys(_logger: object, _name: str, event: MutableMapping[str, Any]) -> Any:
+    """Hide keys of known shapes, also in the message of an exception; a processor."""
+    return {name: scrub(each) if isinstance(each, str) else each for name, each in event.items()}
 
 
 def _dumps(value: object, **_: object) -> str:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from flask import Blueprint, Flask, Response, current_app, redirect, request
 
-from . import __version__, access, serving, tracing
+from . import __version__, access, redact, serving, tracing
 from .errors import StoreUnavailable
 from .metrics.scrape import pieces
 
@@ -73,7 +73,7 @@ def metrics() -> Response:
 
 
 def _not_found(_error: HTTPException) -> Response:
-    message = f"There is nothing at {request.path[:200]}, or it is switched off."
+    message = f"There is nothing at {redact.kept_path(request.path, 200)}, or it is switched off."
     return access.error_response(404, "not_found", message)
 
 

@@ -89,6 +89,15 @@ COLUMN_TYPES: dict[str, type] = {
 }
 """The Python type of each column; every column but the first two may be None in the store."""
 
+_OURS = frozenset(
+    {"request_id", "method", "endpoint", "client_ip", "service_type", "provider"}
+    | {"cost_source", "error_type", "api_key_id", "node"}
+)
+TEXT_COLUMNS: tuple[str, ...] = tuple(
+    name for name, kind in COLUMN_TYPES.items() if kind is str and name not in _OURS
+)
+"""The columns with words of clients and upstreams."""
+
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 """The methods of HTTP that are in use."""
 

@@ -18,6 +18,7 @@ import structlog
 from flask import Blueprint, Flask, Response, current_app, g, request
 
 from . import redact, serving
+from .credentials import Credentials
 from .record import COLUMNS, RequestRecord, new_request_id
 
 if TYPE_CHECKING:
@@ -29,9 +30,6 @@ log = structlog.get_logger(__name__)
 Sink = Callable[[RequestRecord], None]
 EXTENSION = "ccproxy.tracing"
 REQUEST_ID_HEADER = "x-ccproxy-request-id"
-_LONGEST_PATH = 1024
-_LONGEST_METHOD = 32
-_LONGEST_AGENT = 256
 
 
 @dataclass
@@ -75,6 +73,7 @@ class Trace:
         "_sinks",
         "_started",
         "_stored",
+        "credentials",
         "metadata",
         "record",
         "start_time",
@@ -98,6 +97,8 @@ class Trace:
         self._logger = logger
         self.metadata: dict[str, Any] = {}
         self.storage = storage
+        self.credentials = Credentials()
+        """What the request was sent with: no text of its record shows a part of it."""
         self._sinks = sinks
         self._stored = stored
         self._started = False
@@ -147,6 +148,7 @@ class Trace:
         if self._started:
             return
         self._started = True
+        self.credentials.hide_in(self.record)
         self._tell(self._sinks.started)
         if self._stored:
             tracker.add_context(self)
@@ -165,6 +167,7 @@ class Trace:
         record.duration_ms = record.duration_seconds * 1000
         if error is not None:
             note_error(record, error)
+        self.credentials.hide_in(record)
         if self._stored:
             tracker.remove_context(record.request_id)
             self._tell(self._sinks.stored_ended)
@@ -264,11 +267,11 @@ def open_trace(
     record = RequestRecord(
         request_id=new_request_id(),
         timestamp=datetime.now(UTC),
-        method=redact.shortened(method, _LONGEST_METHOD) or "",
-        path=redact.shortened(path, _LONGEST_PATH) or "",
+        method=redact.kept_method(method),
+        path=redact.kept_path(path),
         query=redact.kept_query(query),
         client_ip=client_ip,
-        user_agent=redact.shortened(agent, _LONGEST_AGENT),
+        user_agent=redact.kept_agent(agent),
         node=sinks.node,
         **more,
     )

@@ -36,7 +36,8 @@ class Spy:
 
     def request_head(self, head):
         self.id = head.request_id
-        self._told("request_head", {**head._asdict(), "named": dict(head.named)})
+        facts = head._replace(credentials=None)._asdict()
+        self._told("request_head", {**facts, "named": dict(head.named)})
 
     def request_chunk(self, data, at):
         self._told("request_chunk", data.decode("latin-1"), at)

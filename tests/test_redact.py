@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import random
+import re
 import time
+from string import ascii_letters, digits
 
 import pytest
+from genai_prices import data
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ccproxy_flask.key_shapes import CHECKED, KEY_SHAPES
 from ccproxy_flask.redact import (
     KEPT_HEADERS,
     REDACTED,
+    kept_agent,
     kept_headers,
+    kept_method,
+    kept_path,
     kept_query,
     key_id,
+    plain_name,
     scrub,
     shortened,
 )
@@ -195,3 +204,89 @@ def test_nothing_to_shorten_stays_nothing():
     assert shortened(None, 10) is None
     assert shortened("a\x00b\r\nc", 10) == "a b c"
     assert shortened("abcdef", 4) == "abc…"
+
+
+@pytest.mark.parametrize("shape", KEY_SHAPES, ids=lambda shape: shape.issuer)
+def test_every_shape_of_the_table_is_known_everywhere(shape):
+    """A key of each issuer is hidden in texts, paths, queries and in the place of a name."""
+    key = shape.example
+    quoted = "".join(f"%{ord(character):02x}" for character in key)
+    assert key[4:20] not in scrub(f"bad ({key})")
+    for form in (key, quoted, f"vendor/{key}"):
+        assert plain_name(form) == REDACTED
+        for kept in (
+            kept_path(f"/v1/files/{form}"),
+            kept_query(f"after={form}&{form}=1"),
+            scrub(form),
+        ):
+            assert key[8:20] not in str(kept)
+            assert quoted[12:40] not in str(kept)
+
+
+def test_table_says_when_it_was_checked():
+    """The table has a date, and one row for each issuer."""
+    assert re.fullmatch(r"20\d\d-\d\d", CHECKED)
+    assert len({shape.issuer for shape in KEY_SHAPES}) == len(KEY_SHAPES)
+
+
+def test_models_of_the_price_book_are_names():
+    """No model that exists is taken for a key."""
+    models = {model.id for provider in data.providers for model in provider.models}
+    assert [name for name in models if plain_name(name) != name] == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "arn:aws:bedrock:us-east-1:123456789012:inference-profile/us.anthropic.claude-3-5-sonnet-v2:0",
+        "accounts/fireworks/models/llama-v3p1-405b-instruct",
+        "ft:gpt-4o-mini-2024-07-18:my-org:custom_suffix:7q8mpxmy",
+        "hf.co/bartowski/Llama-3.2-1B-Instruct-GGUF:Q4_K_M",
+        "projects/123456/locations/us-central1/endpoints/1234567890123456789",
+        "/models/Meta-Llama-3-8B-Instruct.Q4_0.gguf",
+        "DeepSeekR1DistillQwen32B",
+        "pplx-7b-chat",
+        "xai-grok-4",
+        "end_turn",
+        "MALFORMED_FUNCTION_CALL",
+    ],
+)
+def test_names_stay(name):
+    """Names of models and reasons of every kind are kept as they are."""
+    assert plain_name(name) == name
+
+
+@pytest.mark.parametrize("alphabet", ["0123456789abcdef", ascii_letters, ascii_letters + digits])
+def test_what_looks_random_is_no_name(alphabet):
+    """32 hexadecimal digits (Azure), 32 letters (Mistral) and the like are in no name or path."""
+    shuffle = random.Random(7)
+    for _ in range(200):
+        key = "".join(shuffle.choices(alphabet, k=32))
+        for form in (key, f"vendor/{key}", f"gpt-4o {key}", key + ":free"):
+            assert plain_name(form) == REDACTED
+        assert key not in kept_path(f"/v1/{key}/x")
+        assert key not in str(kept_agent(f"tool/1.0 ({key})"))
+        assert key not in str(kept_query(f"{key}&{key}=1&beta={key}"))
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/files/file-abc123DEF456ghi789JKL012",
+        "/v1/messages/batches/msgbatch_013Zva2CMHLNnXjNJJKqJ2EH/results",
+        "/v1/responses/resp_67cb32528d6881909eb2859a55e18a85",
+        "/v1/threads/thread_abc123/runs/run_0123456789abcdef01234567",
+        "/v1beta/models/gemini-2.5-pro:streamGenerateContent",
+        "/x/0198c0de-1111-7000-8000-000000000000/12345678901234567890",
+        "/v1/a%20b/c",
+    ],
+)
+def test_paths_keep_what_tells_requests_apart(path):
+    """Routes, models and identifiers of the APIs stay in a path."""
+    assert kept_path(path) == path
+
+
+def test_a_method_is_a_word():
+    """What stands in the place of a method and is none is not kept."""
+    assert [kept_method(name) for name in ("GET", "VERSION-CONTROL")] == ["GET", "VERSION-CONTROL"]
+    assert kept_method("sk-ant-CANARY1234") == kept_method("AKIAQ7ZXW2KLM9TB") == REDACTED

@@ -29,7 +29,7 @@ HOMES = {
         for name in ("database", "duckdb", "rewriting", "schema", "selects", "statements")
     },
     "genai_prices": {"usage/pricing.py"},
-    "gunicorn": {"serving.py"},
+    "gunicorn": {"serving.py", "gunicorn_logger.py"},
     "prometheus_client": {
         *(f"metrics/{name}.py" for name in ("aggregation", "collectors", "multiprocess_values")),
         *("export/pushgateway.py", "gunicorn_config.py"),

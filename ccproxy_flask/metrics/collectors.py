@@ -17,6 +17,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, valu
 
 from ..errors import ERROR_TYPES
 from ..record import METHODS
+from ..redact import REDACTED
 from . import multiprocess_values
 from .aggregation import Aggregated, exposition, read_figures
 from .multiprocess_values import SHARED_DIRECTORY, SharedValue
@@ -251,7 +252,8 @@ class PrometheusMetrics:
             return UNKNOWN
         if model in self._models:
             return model
-        if not answered or len(self._models) >= self.max_models or len(model) > 128:
+        is_full = len(self._models) >= self.max_models
+        if not answered or is_full or len(model) > 128 or REDACTED in model:
             return OTHER
         self._models.add(model)
         return model

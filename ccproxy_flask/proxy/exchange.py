@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import traceback
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -71,6 +72,8 @@ class Exchange:
         self._began: float | None = None
         self._upstream: UpstreamCall | None = None
         self._watched: Watched | None = None
+        trace.credentials.add_headers(self._headers)
+        trace.credentials.add_query(self._query)
 
     def answer(self) -> Response | Relay:
         """Return the answer to the request: its own, or one of ours; a defect's, too."""
@@ -81,9 +84,10 @@ class Exchange:
             return self._refusal(error)
         except ClientDisconnected as error:
             return self._to_nobody(error)
-        except Exception as error:  # a defect is an answer and a row, too
+        except Exception as error:  # noqa: BLE001  logged; a defect is an answer and a row, too
             request_id = self._trace.record.request_id
-            log.exception("proxy_defect", request_id=request_id)
+            told = self._trace.credentials.scrub(traceback.format_exc())
+            log.error("proxy_defect", request_id=request_id, exception=told)  # noqa: TRY400  searched
             tracing.note_error(self._trace.record, error)
             reason = "the proxy failed on this request; its log has the reason"
             return self._refusal(ProxyError(reason))
@@ -186,6 +190,7 @@ class Exchange:
                     else ""
                 ),
                 sent_headers=sent or [],
+                credentials=self._trace.credentials,
             )
             self._observers = Observers(self._parts.observers, record, head)
         return self._observers
@@ -205,7 +210,7 @@ class Exchange:
                 raise BadRequest("the body has a transfer coding other than chunked")
             return RequestBody(self._environ["wsgi.input"], None, limit, on_piece)
         if not length.isdigit():
-            raise BadRequest(f"content-length {length[:20]!r} is not a number")
+            raise BadRequest("content-length is not a number")
         if int(length) > limit:
             raise BodyTooLarge(
                 f"the request body of {length} bytes is over the limit of {limit} "
@@ -220,7 +225,9 @@ class Exchange:
         options, upstream = self._parts.settings.proxy, route.upstream
         headers = wire.to_upstream(self._headers)
         if upstream.api_key is not None and wire.client_key(self._named, self._query) is None:
-            headers.append(wire.key_header(route.api, upstream.api_key.get_secret_value()))
+            injected = wire.key_header(route.api, upstream.api_key.get_secret_value())
+            self._trace.credentials.add_header(*injected)
+            headers.append(injected)
         may_ask = options.inject_stream_usage and "content-encoding" not in self._named
         if may_ask and route.api == "openai_chat":
             headers = self._asking(headers)

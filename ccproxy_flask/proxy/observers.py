@@ -15,6 +15,7 @@ import structlog
 from ..record import RequestRecord
 
 if TYPE_CHECKING:
+    from ..credentials import Credentials
     from ..usage import WireApi
     from .headers import Headers
 
@@ -47,6 +48,8 @@ class RequestHead(NamedTuple):
     """Where the request goes, with its query; "" where it goes nowhere."""
     sent_headers: Headers
     """The headers that the upstream gets, but for ``host`` and the framing of the body."""
+    credentials: Credentials
+    """What of all this is secret; those of the body are in it when the body has passed."""
 
 
 class ResponseHead(NamedTuple):

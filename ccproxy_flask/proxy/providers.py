@@ -7,6 +7,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..errors import Dialect, UnknownRoute
+from ..redact import kept_path
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -105,8 +106,8 @@ class Providers:
             return first.lower(), slash + rest
         names = ", ".join(sorted(self._rows))
         raise UnknownRoute(
-            f"no provider is configured for the path {path[:200]!r}. Use /v1/…, /v1beta/…, or "
-            f"/<provider>/… with one of: {names}"
+            f"no provider is configured for the path {kept_path(path, 200)!r}. Use /v1/…, "
+            f"/v1beta/…, or /<provider>/… with one of: {names}"
         )
 
     def _by_v1_path(self, path: str, headers: Mapping[str, str]) -> str:

@@ -47,6 +47,7 @@ def _refuse(
     trace = tracing.open_trace(
         sinks, method, path, query, ip, None, stored=stored, service_type=SERVICE_TYPE
     )
+    trace.credentials.add_query(query)
     trace.record.status_code = error.status
     tracing.note_error(trace.record, error)
     with trace:

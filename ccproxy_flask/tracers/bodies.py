@@ -17,9 +17,10 @@ from urllib.parse import parse_qsl, quote, unquote, unquote_plus, urlencode
 import orjson
 
 from .. import redact
+from ..credentials import Credentials, joined
 from ..redact import REDACTED
 from ..usage.decode import Decoder, Undecodable, codings_of
-from .fields import ADDRESSES, FORM_FIELDS, MEASURES, NESTED, OPAQUE, OPEN, SHOWN
+from .fields import ADDRESSES, FORM_FIELDS, MEASURES, NAMES, NESTED, OPAQUE, OPEN, SHOWN
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -52,6 +53,7 @@ class Redactor:
 
     def __init__(self) -> None:
         self._secrets: set[str] = set()
+        self._credentials = Credentials()
 
     # -- what the exchange says of its secrets ------------------------------------------------
 
@@ -78,6 +80,7 @@ class Redactor:
     def learn_headers(self, headers: Iterable[tuple[str, str]]) -> None:
         """Remember the values of all headers that are hidden."""
         for pair in headers:
+            self._credentials.add_header(pair[0].lower(), pair[1])
             [(_, shown)] = redact.kept_headers([pair])
             if shown == REDACTED:
                 self.learn(pair[1])
@@ -87,7 +90,9 @@ class Redactor:
         for user in _USER_IN_URL.findall(url):
             self.learn(user.replace(":", " "))
             self.learn(unquote(user).replace(":", " "))
-        for pair in url.partition("?")[2].partition("#")[0].split("&"):
+        query = url.partition("?")[2].partition("#")[0]
+        self._credentials.add_query(query)
+        for pair in query.split("&"):
             name, _, value = pair.partition("=")
             if not redact.keeps_parameter(name):
                 value = value or name  # a parameter without a name
@@ -103,7 +108,7 @@ class Redactor:
 
     def spans(self, text: str) -> list[tuple[int, int]]:
         """Return where secrets are in *text*: (begin, end), in order, not overlapping."""
-        found = redact.key_spans(text)
+        found = redact.key_spans(text) + self._credentials.spans(text)
         for secret in self._secrets:
             at = text.find(secret)
             while at >= 0:
@@ -113,7 +118,7 @@ class Redactor:
             at = text.rfind(secret[:_SHORTEST_BEGINNING], -len(secret))
             if at >= 0 and secret.startswith(text[at:]):
                 found.append((at, len(text)))
-        return _joined(found)
+        return joined(found)
 
     def text(self, text: str) -> str:
         """Return *text* with everything secret in it hidden."""
@@ -143,6 +148,14 @@ class Redactor:
         shown = redact.kept_query(query)
         return f"{address}?{self.text(shown)}" if shown else address
 
+    def target(self, url: str) -> str:
+        """Return the *url* of a request, whose path shows no part that may be secret."""
+        shown, mark, query = self.url(url).partition("?")
+        origin, found, path = shown.partition("://")
+        host, slash, path = path.partition("/") if found else ("", "", origin)
+        origin = f"{origin}://{host}" if found else ""
+        return f"{origin}{slash}{redact.kept_path(path)}{mark}{query}"
+
     # -- JSON ------------------------------------------------------------------------------
 
     def value(self, value: Any, name: str = "", depth: int = 0) -> Any:
@@ -159,6 +172,8 @@ class Redactor:
         """Return a *text* in JSON under *name*, which may be shown."""
         if name in OPAQUE and len(text) > 64:
             return f"{REDACTED} ({len(text)} characters)"
+        if name in NAMES:
+            return self.text(redact.plain_name(text))
         if name in ADDRESSES or text.startswith("data:"):
             return self.url(text)
         return self.nested(text) if name in NESTED else self.text(text)
@@ -307,16 +322,6 @@ def _texts(value: object, depth: int) -> Iterator[str]:
     elif depth <= _DEEPEST and isinstance(value, dict | list):
         for each in value.values() if isinstance(value, dict) else value:
             yield from _texts(each, depth + 1)
-
-
-def _joined(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    joined: list[tuple[int, int]] = []
-    for begin, end in sorted(spans):
-        if joined and begin <= joined[-1][1]:
-            joined[-1] = (joined[-1][0], max(end, joined[-1][1]))
-        else:
-            joined.append((begin, end))
-    return joined
 
 
 def _header_lines(head: str) -> Iterator[tuple[str, str]]:

@@ -301,7 +301,7 @@ def _summary(exchange: Exchange, known: Redactor) -> dict[str, Any]:
     if exchange.request is not None:
         found["request"] = {
             "method": known.words(exchange.method),
-            "url": known.url(exchange.url),
+            "url": known.target(exchange.url),
             "headers": known.headers(exchange.request.headers),
         }
     if exchange.answer is not None:
@@ -353,7 +353,7 @@ def _cut(text: str, verbose: bool, preview: int) -> str:
 def _raw_request(exchange: Exchange, known: Redactor, body: str) -> str:
     if exchange.request is None:
         return ""
-    target = known.url(exchange.url)
+    target = known.target(exchange.url)
     target = _ORIGIN.sub("", target) or "/"
     line = f"{known.words(exchange.method)} {target} HTTP/1.1"
     return _raw(line, known.headers(exchange.request.headers), body)

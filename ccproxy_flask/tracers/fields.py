@@ -104,6 +104,12 @@ MEASURES = re.compile(
     r"|_ticks|_offset|_per_second)"
 )
 
+# Members that have names of models, tools and reasons: no key may be one.
+NAMES = _names("""
+    model model_version modelVersion name service_tier serviceTier finish_reason finishReason
+    stop_reason done_reason tool_name
+""")
+
 # Fields of forms (audio, images, files, batches).
 FORM_FIELDS = _names("""
     model language prompt response_format temperature purpose n size quality style stream include

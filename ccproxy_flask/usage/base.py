@@ -7,7 +7,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from ..errors import error_type_of_status
-from ..redact import shortened
+from ..redact import plain_name, shortened
 
 if TYPE_CHECKING:
     from ..errors import ErrorType
@@ -29,9 +29,6 @@ SMALL_JSON = 64 << 10
 """JSON up to this size (bytes) is parsed whole; of larger texts only the wanted values are kept."""
 
 LONGEST_MESSAGE = 500
-_LONGEST_NAME = 200
-# Somebody's key in the place of a name. (Not all that looks like a key: `pplx-7b-chat` is a model.)
-_KEY_PREFIXES = ("sk-", "gsk_", "AIza", "eyJ", "Bearer ")
 _LARGEST_COUNT = 1 << 53
 
 
@@ -231,12 +228,8 @@ def count_of(value: object) -> int:
 
 
 def name_of(value: object) -> str | None:
-    """Return *value* where it is a name (of a model, of a reason), without control characters."""
-    if not isinstance(value, str) or not value:
-        return None
-    if len(value) <= _LONGEST_NAME and value.isprintable() and not value.startswith(_KEY_PREFIXES):
-        return value
-    return shortened(value, _LONGEST_NAME)
+    """Return *value* where it is a name (of a model, of a reason), and no key in its place."""
+    return plain_name(value) if isinstance(value, str) and value else None
 
 
 def text_of(value: object) -> str | None:

@@ -1,0 +1,240 @@
+"""The credentials of one exchange, and the search for them in what is kept of it. Pure.
+
+An upstream may repeat in its error the very key that it was sent, and a key need not look like one.
+So whatever is kept of an exchange is searched for what it was sent with: plain, percent-encoded, in
+base64, escaped as in JSON or HTML, in other case, and parts of it of :data:`SHORTEST_PART`
+characters and more.
+
+A value of fewer than :data:`SHORTEST` characters is not searched for, nor one of small letters
+alone that is shorter than :data:`SHORTEST_WORD`: local servers want any key at all, clients send
+``ollama`` and ``lm-studio``, and a search for these would take words for secrets.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import html
+import re
+from typing import TYPE_CHECKING
+
+from . import redact
+from .record import TEXT_COLUMNS
+from .redact import REDACTED
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from .record import RequestRecord
+
+SHORTEST = 8
+SHORTEST_WORD = 16
+SHORTEST_PART = 12
+_SHORTEST_BEGINNING = 6  # of a credential, where a text that was cut ends with it
+_LONGEST = 8192
+_MOST = 32
+_MOST_PIECES = 16
+
+# Headers that carry a credential, by what their names are made of; and those whose names only
+# look so: identifiers, which are kept as such.
+_SECRET_NAME = re.compile(
+    r"auth|key|token|secret|passw|credential|cookie|signature|jwt|session$|^sec-websocket-protocol$"
+)
+_NO_SECRET = frozenset({"idempotency-key", "sec-websocket-key", "x-session-affinity"})
+_SCHEMES = frozenset({"basic", "bearer", "digest", "key", "negotiate", "token"})
+_WORD = re.compile(r"[a-z_\-. ]*")
+_SEPARATORS = re.compile(r"[\s;,=\"']+")
+_TOKEN = re.compile(r"[^\s\"'<>,]+")
+_ENCODES = re.compile(r"%[0-9A-Fa-f]{2}|\\.|&#?\w{2,8};")
+_BASE64 = re.compile(r"[A-Za-z0-9+/_\-]{12,}={0,2}")
+_ESCAPED = re.compile(r"\\u([0-9A-Fa-f]{4})|\\(.)")
+_MOST_NESTED = 3  # JSON texts, one in the other
+_LOWER = {upper: upper + 32 for upper in range(ord("A"), ord("Z") + 1)}
+
+
+class Credentials:
+    """What one exchange was sent with; fill it before the first search."""
+
+    __slots__ = ("_pieces", "_values")
+
+    def __init__(self) -> None:
+        self._values: list[str] = []
+        self._pieces: list[str] | None = None
+
+    # -- what is secret ------------------------------------------------------------------------
+
+    def add(self, value: str) -> None:
+        """Search for *value* from here on, unless it is too short or too plain."""
+        value = value.strip()[:_LONGEST]
+        least = SHORTEST_WORD if _WORD.fullmatch(value) else SHORTEST
+        folded = value.translate(_LOWER)
+        if len(value) < least or not value.strip("*") or folded in self._values:
+            return
+        if len(self._values) < _MOST:
+            self._values.append(folded)
+            self._pieces = None
+
+    def add_header(self, name: str, value: str) -> None:
+        """Search for the value of a header (lower-case *name*) that carries a credential."""
+        if name in _NO_SECRET or name.endswith("-id") or not _SECRET_NAME.search(name):
+            return
+        if name in ("cookie", "set-cookie"):
+            for pair in value.split(";"):
+                self._add_forms(pair.partition("=")[2])
+        elif name == "sec-websocket-protocol":
+            for protocol in value.split(","):
+                label, _, rest = protocol.strip().rpartition(".")
+                if _SECRET_NAME.search(label.lower()):
+                    self._add_forms(rest)
+        else:
+            scheme, _, rest = value.partition(" ")
+            self._add_forms(rest.strip() if scheme.lower() in _SCHEMES else value)
+
+    def add_headers(self, headers: Iterable[tuple[str, str]]) -> None:
+        """Search for what *headers* (lower-case names) carry."""
+        for name, value in headers:
+            self.add_header(name, value)
+
+    def add_query(self, query: str) -> None:
+        """Search for the values of all parameters of a raw *query* that are hidden."""
+        if query:
+            for pair in query.split("&", _MOST):
+                name, _, value = pair.partition("=")
+                if not redact.keeps_parameter(name):
+                    self._add_forms(value or name)
+
+    def _add_forms(self, value: str) -> None:
+        self.add(value)
+        if "%" in value:
+            self.add(redact.unquoted(value))
+        if not value.isascii():  # WSGI hands bytes over as latin-1 (PEP 3333)
+            self.add(value.encode("latin-1", "replace").decode("utf-8", "replace"))
+        if " " in value or "=" in value or "," in value:  # AWS4-HMAC-SHA256 Credential=…, …
+            for part in _SEPARATORS.split(value):
+                self.add(part)
+        for text in _from_base64(value):
+            self.add(text)
+            user, colon, password = text.partition(":")
+            if colon:
+                self.add(password)
+                self.add(user)
+
+    # -- where it is ---------------------------------------------------------------------------
+
+    def are_in(self, text: str) -> bool:
+        """Tell, in microseconds, whether *text* may hold a part of a credential."""
+        if self._pieces is None:
+            self._pieces = list(_pieces(self._values))
+        if any(map(text.translate(_LOWER).__contains__, self._pieces)):
+            return True
+        return self._ends_with_beginning(text) is not None
+
+    def hide_in(self, record: RequestRecord) -> None:
+        """Take what is secret out of the texts of *record*; quick where there is nothing."""
+        texts = {name: text for name in TEXT_COLUMNS if (text := getattr(record, name))}
+        whole = "\0".join(texts.values())
+        is_suspect = record.error_message is not None or _ENCODES.search(whole) is not None
+        if is_suspect or self.are_in(whole):
+            for name, text in texts.items():
+                setattr(record, name, self.scrub(text))
+
+    def scrub(self, text: str) -> str:
+        """Return *text* without known shapes of keys, and without what was sent."""
+        text = redact.scrub(text)
+        if not self._values:
+            return text
+        for begin, end in reversed(joined(self.spans(text))):
+            text = text[:begin] + REDACTED + text[end:]
+        # An encoding can put what ends a word into a credential.
+        return REDACTED if self._hides_encoded(text) else text
+
+    def spans(self, text: str) -> list[tuple[int, int]]:
+        """Return where credentials and parts of them are in *text*: (begin, end)."""
+        found = list(self._plain_spans(text)) if self.are_in(text) else []
+        for token in _TOKEN.finditer(text) if _ENCODES.search(text) else ():
+            if self._hides_encoded(token[0]):
+                found.append(token.span())
+        for run in _BASE64.finditer(text):
+            if any(self._hides_in(text) for text in _from_base64(run[0])):
+                found.append(run.span())
+        return found
+
+    def _hides_encoded(self, text: str) -> bool:
+        return _ENCODES.search(text) is not None and any(map(self._hides_in, decodings(text)))
+
+    def _hides_in(self, text: str) -> bool:
+        return self.are_in(text) and next(self._plain_spans(text), None) is not None
+
+    def _plain_spans(self, text: str) -> Iterator[tuple[int, int]]:
+        folded = text.translate(_LOWER)
+        for value in self._values:
+            size = _part_size(value)
+            for at in range(len(folded) - size + 1):
+                if folded[at : at + size] in value:
+                    yield at, at + size
+        beginning = self._ends_with_beginning(text)
+        if beginning is not None:
+            yield beginning, len(text)
+
+    def _ends_with_beginning(self, text: str) -> int | None:
+        """Return from where on *text*, which was cut, ends with the beginning of a credential."""
+        folded = text.removesuffix("…").translate(_LOWER)
+        for value in self._values:
+            at = folded.rfind(value[:_SHORTEST_BEGINNING], -len(value))
+            if at >= 0 and value.startswith(folded[at:]):
+                return at
+        return None
+
+
+def _part_size(value: str) -> int:
+    return min(len(value), max(SHORTEST_PART, 2 * len(value) // _MOST_PIECES))
+
+
+def _pieces(values: Iterable[str]) -> Iterator[str]:
+    """Give pieces, one of which is in each text in which a part of a value is."""
+    for value in values:
+        size = _part_size(value)
+        if size == len(value):
+            yield value
+            continue
+        half = (size + 1) // 2
+        # A stretch of two halves less one characters holds one of the pieces that lie end to end.
+        yield from (value[at : at + half] for at in range(0, len(value) - half + 1, half))
+
+
+def decodings(text: str) -> Iterator[str]:
+    """Give *text* without percent-encoding, then without the escapes of HTML and of JSON."""
+    seen = text
+    steps = [redact.unquoted, html.unescape, *[_without_escapes] * _MOST_NESTED]
+    for step in steps:
+        text = step(text)
+        if text != seen:
+            seen = text
+            yield text
+
+
+def _without_escapes(text: str) -> str:
+    return _ESCAPED.sub(lambda it: chr(int(it[1], 16)) if it[1] else it[2], text)
+
+
+def _from_base64(text: str) -> list[str]:
+    """Return what the base64 (either alphabet) in *text* says, as long as it is text."""
+    run = text.strip().rstrip("=").replace("-", "+").replace("_", "/")
+    if len(run) < SHORTEST or not _BASE64.fullmatch(run):
+        return []
+    try:
+        data = base64.b64decode(run + "=" * (-len(run) % 4), validate=True)
+        return [data.decode()]
+    except (binascii.Error, ValueError):
+        return []
+
+
+def joined(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return *spans* in order, those that overlap or touch as one."""
+    found: list[tuple[int, int]] = []
+    for begin, end in sorted(spans):
+        if found and begin <= found[-1][1]:
+            found[-1] = (found[-1][0], max(end, found[-1][1]))
+        else:
+            found.append((begin, end))
+    return found
