@@ -179,7 +179,7 @@ def _proxy_parts(parts: Parts, observers: list[ObserverFactory]) -> proxy.ProxyP
         settings=parts.settings,
         providers=Providers(parts.settings),
         upstreams=parts.upstreams,
-        watch=HangupWatch(),
+        watch=HangupWatch(parts.settings.proxy.timeout_client_seconds),
         key_secret=_key_secret(parts.settings),
         observers=observers,
     )

@@ -7,6 +7,7 @@ The tree::
     ├── ProxyError             the proxy answers by itself; has a status and an error type
     │   ├── UnknownRoute       404
     │   ├── NotAllowed         403
+    │   ├── RequestTimeout     408  the client was silent in the middle of its request
     │   ├── UpgradeRequired    426
     │   ├── BadRequest         400
     │   ├── Unreadable         400 (or 403, 414, 417, 431, 501)  not HTTP as it is spoken here
@@ -41,6 +42,7 @@ ErrorType = Literal[
     "bad_request",  # the client's request cannot be passed on
     "body_too_large",  # over our own limit
     "headers_too_large",  # over our own limit
+    "client_timeout",  # the client was silent in the middle of its request
     "not_allowed",  # refused by us: foreign host
     "unknown_route",  # no provider is meant by this path
     "upgrade_required",  # a protocol upgrade we do not speak
@@ -131,6 +133,13 @@ class UnknownRoute(ProxyError):
     error_type = "unknown_route"
 
 
+class RequestTimeout(ProxyError):
+    """The client was silent for too long in the middle of its request."""
+
+    status = 408
+    error_type = "client_timeout"
+
+
 class BodyTooLarge(ProxyError):
     """The request body is over the limit."""
 
@@ -177,12 +186,6 @@ class NoDescriptors(UpstreamUnreachable):
 
     status = 503
 
-    def __init__(self) -> None:
-        super().__init__(
-            "the proxy has no file descriptors left for a connection to the upstream: "
-            "try again soon; its operator can allow more (ulimit -n, LimitNOFILE)"
-        )
-
 
 class UpstreamBroken(ProxyError):
     """The upstream's answer was cut short or is not HTTP."""
@@ -219,12 +222,14 @@ def error_type_of_status(status: int) -> ErrorType | None:
 _ANTHROPIC_TYPES = {
     403: "permission_error",
     404: "not_found_error",
+    408: "timeout_error",
     413: "request_too_large",
     504: "timeout_error",
 }
 _GOOGLE_CODES = {
     403: "PERMISSION_DENIED",
     404: "NOT_FOUND",
+    408: "DEADLINE_EXCEEDED",
     426: "FAILED_PRECONDITION",
     501: "UNIMPLEMENTED",
     502: "UNAVAILABLE",

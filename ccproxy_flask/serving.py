@@ -13,9 +13,11 @@ import http
 import time
 from typing import TYPE_CHECKING, Any
 
+from gunicorn.http import body as bodies
 from gunicorn.http import errors, message, parser, wsgi
 from werkzeug.middleware.proxy_fix import ProxyFix
 
+from . import http1
 from .errors import Unreadable
 from .record import METHODS
 
@@ -41,6 +43,7 @@ class PlainRequest(message.Request):  # type: ignore[misc]  # gunicorn is untype
     As soon as one is not, gunicorn's own code reads them all: what it refuses is refused.
     """
 
+    body: Any
     max_buffer_headers: int
     wire_headers: Headers | None = None
     """All headers with lower-case names, where they were plain ones."""
@@ -57,6 +60,15 @@ class PlainRequest(message.Request):  # type: ignore[misc]  # gunicorn is untype
         # While a head goes on, gunicorn looks through all of it again at each piece that comes.
         self.max_buffer_headers = min(self.max_buffer_headers, LONGEST_HEAD)
         return super().parse(unreader)
+
+    def set_body_reader(self) -> None:
+        """Let bodies be read as they come; what gunicorn refuses of their framing is refused."""
+        super().set_body_reader()
+        reader: Any = self.body.reader
+        if isinstance(reader, bodies.ChunkedReader):
+            self.body = bodies.Body(BodyReader(self.unreader, http1.Chunked()))
+        elif isinstance(reader, bodies.LengthReader):
+            self.body = bodies.Body(BodyReader(self.unreader, http1.Sized(reader.length)))
 
     def parse_headers(self, data: bytes, from_trailer: bool = False) -> Headers:
         """Return the headers in *data*, with upper-case names."""
@@ -85,6 +97,72 @@ class PlainRequest(message.Request):  # type: ignore[misc]  # gunicorn is untype
                 once.add(names[0])
         self.wire_headers = lower
         return upper
+
+
+class MalformedBody(errors.ParseException):  # type: ignore[misc]  # gunicorn is untyped
+    """The chunks of a request's body are not what they should be."""
+
+
+class BodyReader:
+    """Reads a body as it comes, where gunicorn's own readers wait until a piece is full."""
+
+    def __init__(self, unreader: Any, framing: http1.Framing) -> None:
+        self._unreader, self._framing = unreader, framing
+        self._held = b""
+
+    @property
+    def done(self) -> bool:
+        """True where nothing of the body is to come any more."""
+        return self._framing.done and not self._held
+
+    def read(self, size: int) -> bytes:
+        """Return what has come, at least one byte and at most *size*; ``b""`` at the end.
+
+        A body of known length that is cut ends early. Raises gunicorn's NoMoreData for one in
+        chunks, and MalformedBody.
+        """
+        data = self._held or self._next(size)
+        data, self._held = data[:size], data[size:]
+        return data
+
+    def has_come(self) -> bool:
+        """True where more than was read has come from the client already."""
+        sock = getattr(self._unreader, "sock", None)
+        if sock is None or self._held:
+            return True
+        if getattr(sock, "pending", int)():  # of TLS
+            return True
+        try:
+            with _plain(sock) as plain:
+                return bool(plain.recv(1, _socket.MSG_PEEK | _socket.MSG_DONTWAIT))
+        except (OSError, ValueError):
+            return False
+
+    def _next(self, size: int) -> bytes:
+        framing, received = self._framing, b""
+        try:
+            while not framing.done:
+                received = self._unreader.read(None, read_ahead=size)
+                if not received and isinstance(framing, http1.Sized):
+                    return b""
+                payload = framing.feed(received) if received else framing.end()
+                if framing.rest:
+                    rest, framing.rest = framing.rest, b""
+                    self._unreader.unread(rest)  # of the next request
+                if payload:
+                    return payload
+        except http1.NotHttp as error:
+            if received:
+                raise MalformedBody(str(error)) from error
+            raise errors.NoMoreData from error
+        return b""
+
+
+def body_source(environ: Mapping[str, Any]) -> Any:
+    """Return what to read the body from: a BodyReader, or what another server has."""
+    stream = environ["wsgi.input"]
+    reader = getattr(stream, "reader", None)
+    return reader if isinstance(reader, BodyReader) else stream
 
 
 _TOO_LARGE = (
@@ -389,7 +467,7 @@ class Connections:
     def end(self, sock: Any) -> None:
         """The request on *sock* is answered; the connection may be used again, or be closed."""
         if self._stopping:
-            _end_reading(sock)
+            end_reading(sock)
             return
         if len(self._idle) > _MANY_IDLE:
             self._idle = {idle for idle in self._idle if idle.fileno() >= 0}
@@ -399,7 +477,7 @@ class Connections:
         """Let idle connections end, and busy ones after the answer they wait for."""
         self._stopping = True
         while self._idle:
-            _end_reading(self._idle.pop())
+            end_reading(self._idle.pop())
 
     def silent(self) -> frozenset[Any]:
         """Return the connections on which nothing was ever asked."""
@@ -408,7 +486,7 @@ class Connections:
     def stop_silent(self, since: frozenset[Any]) -> None:
         """Let those of *since* end that are silent still."""
         for sock in self._silent & since:
-            _end_reading(sock)
+            end_reading(sock)
 
 
 _MANY_IDLE = 512
@@ -450,7 +528,7 @@ def _plain(sock: Any) -> Iterator[_socket.socket]:
         plain.detach()
 
 
-def _end_reading(sock: Any) -> None:
+def end_reading(sock: Any) -> None:
     """Let the reader of *sock* find its end, behind what has come in already."""
     # Past gevent's own shutdown(): that throws an error at the greenlet that waits for data, and
     # gunicorn would log it with its traceback.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from ccproxy_flask.proxy import http1
-from ccproxy_flask.proxy.http1 import Head, NotHttp
+from ccproxy_flask import http1
+from ccproxy_flask.http1 import Head, NotHttp
 
 CHUNKED = (
     b"5\r\nhello\r\n6;name=x\r\n world\r\n1a\r\nabcdefghijklmnopqrstuvwxyz\r\n0\r\nx: y\r\n\r\n"

@@ -12,12 +12,25 @@ import time
 import pytest
 from conftest import ROOT, Server
 from gunicorn.config import Config
-from gunicorn.http.errors import NoMoreData, ParseException
+from gunicorn.http.errors import (
+    ChunkMissingTerminator,
+    InvalidChunkExtension,
+    InvalidChunkSize,
+    NoMoreData,
+    ParseException,
+)
 from gunicorn.http.message import Request
 from gunicorn.http.unreader import IterUnreader
 from scripted import wait_until
 
-from ccproxy_flask.serving import Connections, PlainRequest, raw_target, request_headers, send_all
+from ccproxy_flask.serving import (
+    Connections,
+    MalformedBody,
+    PlainRequest,
+    raw_target,
+    request_headers,
+    send_all,
+)
 
 
 @pytest.fixture
@@ -107,6 +120,9 @@ def config():
     return config
 
 
+BROKEN_BODY = (MalformedBody, InvalidChunkSize, InvalidChunkExtension, ChunkMissingTerminator)
+
+
 def parsed(kind, config, head):
     """Return what a parser of gunicorn's makes of *head*: the request, or its refusal."""
     source = IterUnreader(iter([b"POST /v1 HTTP/1.1\r\n" + head + b"\r\n\r\nhi"]))
@@ -114,7 +130,7 @@ def parsed(kind, config, head):
         request = kind(config, source, ("127.0.0.1", 1))
         body = request.body.read()
     except (ParseException, NoMoreData) as error:
-        return type(error)
+        return "body" if isinstance(error, BROKEN_BODY) else type(error)
     asked = request._expected_100_continue  # noqa: SLF001  what gunicorn goes by
     wire = getattr(request, "wire_headers", None)
     assert wire is None or wire == [(name.lower(), value) for name, value in request.headers]

@@ -18,6 +18,7 @@ from ..errors import (
     HeadersTooLarge,
     NotAllowed,
     ProxyError,
+    RequestTimeout,
     UpgradeRequired,
     error_body,
 )
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from ..settings import Settings
-    from .hangup import HangupWatch, Watched
+    from .hangup import HangupWatch, Watched, WatchedUpload
     from .inject import Filter
     from .observers import ObserverFactory
 
@@ -74,6 +75,7 @@ class Exchange:
         self._watched: Watched | None = None
         trace.credentials.add_headers(self._headers)
         trace.credentials.add_query(self._query)
+        self._upload: WatchedUpload | None = None
 
     def answer(self) -> Response | Relay:
         """Return the answer to the request: its own, or one of ours; a defect's, too."""
@@ -120,6 +122,9 @@ class Exchange:
             raise UpgradeRequired("this proxy speaks plain HTTP here: send the request over HTTP")
         try:
             request = self._request(route)
+        except BaseException:
+            self._unwatch()
+            raise
         finally:
             self._trace.start()
         return self._sent(self._parts.upstreams.call(request))
@@ -208,7 +213,7 @@ class Exchange:
                 return None
             if coding.lower() != "chunked":
                 raise BadRequest("the body has a transfer coding other than chunked")
-            return RequestBody(self._environ["wsgi.input"], None, limit, on_piece)
+            return self._begun_body(None, on_piece)
         if not length.isdigit():
             raise BadRequest("content-length is not a number")
         if int(length) > limit:
@@ -219,7 +224,19 @@ class Exchange:
         if int(length) == 0:
             on_piece(b"")
             return None
-        return RequestBody(self._environ["wsgi.input"], int(length), limit, on_piece)
+        return self._begun_body(int(length), on_piece)
+
+    def _begun_body(self, length: int | None, on_piece: Callable[[bytes], None]) -> RequestBody:
+        source = serving.body_source(self._environ)
+        limit = self._parts.settings.proxy.max_body_bytes
+        body = self._body = RequestBody(source, length, limit, on_piece)
+        sock = serving.client_socket(self._environ)
+        if sock is not None:
+            self._upload = self._parts.watch.watch_upload(sock, body, self._trace.start)
+        body.begin()
+        if body.whole is not None:
+            self._unwatch_upload()
+        return body
 
     def _request(self, route: Route) -> UpstreamRequest:
         options, upstream = self._parts.settings.proxy, route.upstream
@@ -299,7 +316,7 @@ class Exchange:
         answer.headers[tracing.REQUEST_ID_HEADER] = request_id
         if isinstance(error, UpgradeRequired):
             answer.headers["Upgrade"] = "HTTP/1.1"
-        if isinstance(error, BadRequest | BodyTooLarge | HeadersTooLarge):
+        if isinstance(error, BadRequest | BodyTooLarge | HeadersTooLarge | RequestTimeout):
             serving.close_after_answer(self._environ)
         return self._own(answer, error)
 
@@ -331,9 +348,15 @@ class Exchange:
             self._watched = self._parts.watch.watch(sock, upstream.cancel)
 
     def _unwatch(self) -> None:
+        self._unwatch_upload()
         if self._watched is not None:
             self._parts.watch.unwatch(self._watched)
             self._watched = None
+
+    def _unwatch_upload(self) -> None:
+        if self._upload is not None:
+            self._parts.watch.unwatch_upload(self._upload)
+            self._upload = None
 
     def _let_upload_end(self) -> None:
         """Where the answer came before the end of the request, let it be the connection's last."""

@@ -178,6 +178,8 @@ class Proxy(_Section):
     """How long a connection to an upstream may take to open."""
     timeout_read_seconds: Seconds = 900.0
     """How long an upstream may be silent."""
+    timeout_client_seconds: Seconds = 60.0
+    """How long a client may be silent in the middle of its request; over it the answer is 408."""
     max_idle_connections: Annotated[int, Field(ge=0, le=10_000)] = 100
     """How many idle connections a worker keeps for each upstream."""
     idle_connection_seconds: Seconds = 30.0

@@ -116,7 +116,10 @@ class Connections:
             ) from error
         except OSError as error:
             if error.errno in (errno.EMFILE, errno.ENFILE):
-                raise NoDescriptors from error
+                raise NoDescriptors(
+                    "the proxy has no file descriptors left for a connection to the upstream: "
+                    "try again soon; its operator can allow more (ulimit -n, LimitNOFILE)"
+                ) from error
             reason = str(error) if isinstance(error, ssl.SSLError) else error.strerror or error
             raise UpstreamUnreachable(
                 f"cannot reach the upstream: {origin.authority}: {reason}"

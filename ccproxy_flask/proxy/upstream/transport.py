@@ -11,9 +11,9 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
+from ... import http1
 from ...errors import ClientDisconnected, ProxyError, UpstreamBroken, UpstreamTimeout
 from ...serving import hang_up, send_all
-from .. import http1
 from .call import READ_SIZE, UpstreamCall, UpstreamResponse
 from .connections import Connections, Origin, origin_of
 
@@ -128,10 +128,10 @@ class DirectCall(UpstreamCall):
         """Close the connection, and return what to raise for *error*."""
         self.close()
         upload = self.upload
-        if self.token.cancelled:
-            return ClientDisconnected("the client went away")
         if isinstance(upload, Upload) and upload.error is not None:
             return upload.error
+        if self.token.cancelled:
+            return ClientDisconnected("the client went away")
         if isinstance(error, TimeoutError):
             return UpstreamTimeout("the upstream was silent for too long")
         reason = error.strerror if isinstance(error, OSError) else None

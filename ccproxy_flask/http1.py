@@ -1,4 +1,4 @@
-"""HTTP/1.1 answers as an upstream writes them (RFC 9112): bytes in, parts out, no I/O.
+"""HTTP/1.1 (RFC 9112): the heads of answers, and bodies both ways. Bytes in, parts out, no I/O.
 
 A body framing takes what the socket gave and returns the payload in it, however it was cut::
 
@@ -11,10 +11,9 @@ A body framing takes what the socket gave and returns the payload in it, however
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
-if TYPE_CHECKING:
-    from .headers import Headers
+Headers = list[tuple[str, str]]
 
 LONGEST_HEAD = 256 << 10
 _LONGEST_LINE = 16 << 10
@@ -22,11 +21,11 @@ _LONGEST_TRAILERS = 64 << 10
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: ([\t\x20-\x7e\x80-\xff]*))?")
 _HEADER = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*([\t\x20-\x7e\x80-\xff]*?)[ \t]*")
 _LENGTH = re.compile(r"[0-9]{1,18}")
-_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;.*)?")
+_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[\t\x20-\x7e\x80-\xff]*)?")
 
 
 class NotHttp(ValueError):
-    """The bytes are no HTTP/1.1 answer, or end too early to be a whole one.
+    """The bytes are no HTTP/1.1, or end too early to be a whole message.
 
     What they are is not said: the message goes to logs, and they may be anything.
     """
@@ -208,7 +207,7 @@ class Chunked:
             self.done = not line
             self._trailers += len(line) + len("\r\n")
             if self._trailers > _LONGEST_TRAILERS:
-                raise NotHttp("the trailers of the answer do not end")
+                raise NotHttp("the trailers do not end")
         elif self._after_chunk:
             if line:
                 raise NotHttp("a chunk is longer than it said")
