@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import functools
 import os
+import resource
 import signal
 import sys
 import threading
 import time
 from typing import TYPE_CHECKING, Any, NoReturn
+
+import gevent
 
 from . import metrics_folders, serving
 from .banner import banner
@@ -46,6 +49,25 @@ def _give_up(error: Exception, code: int) -> NoReturn:
     sys.exit(code)
 
 
+def _descriptors() -> int:
+    """Return how many files a process may have open, after asking for all that are allowed."""
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _MOST_DESCRIPTORS)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    return wanted
+
+
+def _connections_for(descriptors: int) -> int:
+    """Return how many clients a worker serves at once: each may take one file more upstream."""
+    return max(16, min(_MOST_CONNECTIONS, (descriptors - _OTHER_DESCRIPTORS) // 2))
+
+
+_MOST_DESCRIPTORS, _OTHER_DESCRIPTORS = 65_536, 128
+_MOST_CONNECTIONS = 4096
+# So many connections of a worker are kept for those who come when all others are taken.
+_ROOM_PART = 16
+
+
 # Nothing that is written here is for other users of the machine.
 os.umask(0o077)
 _loaded = _settings()
@@ -53,8 +75,8 @@ handover.hand_on(_loaded)
 _host = f"[{_loaded.host}]" if ":" in _loaded.host else _loaded.host
 bind = [f"{_host}:{_loaded.port}"]
 worker_class = "gevent"
-worker_connections = 4096
 logger_class = "ccproxy_flask.gunicorn_logger.RedactingLogger"
+worker_connections = _connections_for(_descriptors())
 # Longer than clients keep idle connections, so that it is they who close them.
 keepalive = 75
 timeout = 60
@@ -180,7 +202,11 @@ def post_worker_init(worker: Any) -> None:
 
     serving.install()
     _settle(worker.cfg)
+    limit = worker.cfg.worker_connections
+    serving.connections.room = limit - max(1, limit // _ROOM_PART)
     worker.handle = serving.connections.watched(worker.handle)
+    hub: Any = gevent.get_hub()
+    hub.handle_error = serving.AcceptErrors(hub.handle_error)
     worker.handle_error = error_answers(worker.cfg, worker.wsgi.extensions[tracing.EXTENSION])
     parts = worker.wsgi.extensions["ccproxy.parts"]
     threading.Thread(target=_end_with, args=(worker, parts), daemon=True).start()
@@ -196,14 +222,15 @@ _ASK_SECONDS = 1.0
 
 
 def _end_with(worker: Any, parts: Any) -> None:
+    patience = parts.settings.proxy.timeout_client_seconds
     while worker.alive:
         time.sleep(0.1)
+        serving.connections.end_silent(patience)
     parts.stop_watching()
     serving.connections.stop()
     while True:  # until the process ends: new ones come in for another second
-        silent = serving.connections.silent()
         time.sleep(_ASK_SECONDS)
-        serving.connections.stop_silent(silent)
+        serving.connections.end_silent(_ASK_SECONDS)
 
 
 def pre_request(_worker: Any, _request: Any) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import http.client
+import resource
 import socket
 import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from conftest import ROOT, Server
@@ -24,9 +26,10 @@ from gunicorn.http.unreader import IterUnreader
 from scripted import wait_until
 
 from ccproxy_flask.serving import (
-    Connections,
+    ClientConnections,
     MalformedBody,
     PlainRequest,
+    has_left,
     raw_target,
     request_headers,
     send_all,
@@ -169,7 +172,7 @@ def test_everything_is_sent_to_a_slow_reader(pair):
 def test_stop_ends_idle_connections_at_once(pair):
     """A connection that waits for its next request is told that there is none."""
     ours, _ = pair
-    connections = Connections()
+    connections = ClientConnections()
     connections.begin(ours)
     connections.end(ours)
     connections.stop()
@@ -179,7 +182,7 @@ def test_stop_ends_idle_connections_at_once(pair):
 def test_stop_lets_a_running_answer_end(pair):
     """A connection with a request on it is left alone until that is answered."""
     ours, client = pair
-    connections = Connections()
+    connections = ClientConnections()
     connections.begin(ours)
     connections.stop()
     client.sendall(b"body")
@@ -188,39 +191,107 @@ def test_stop_lets_a_running_answer_end(pair):
     assert ours.recv(1) == b""
 
 
-def test_closed_connections_are_forgotten():
-    """Connections that ended do not pile up, and do not disturb a stop."""
-    connections = Connections()
-    for _ in range(600):
-        ours, client = socket.socketpair()
-        connections.end(ours)
-        ours.close()
-        client.close()
-    connections.stop()
-
-
-def test_stop_gives_silent_connections_a_while(pair):
+def test_silent_connections_have_a_while_to_ask(pair):
     """A connection that has asked nothing is ended only when it is silent still."""
     ours, client = pair
-    connections = Connections()
+    connections = ClientConnections()
 
     def serve(_listener, sock, _address):
-        silent = connections.silent()
-        assert silent == {sock}
         connections.stop()
+        connections.end_silent(60)
         client.sendall(b"late")
         assert sock.recv(4) == b"late"
-        connections.stop_silent(silent)
+        connections.end_silent(0)
         assert sock.recv(1) == b""
 
     connections.watched(serve)(None, ours, None)
-    assert connections.silent() == frozenset()
+    connections.end_silent(0)
+
+
+def test_those_who_ask_nothing_make_way():
+    """Over the room that there is, the longest silent one goes first, then the longest idle one."""
+    connections = ClientConnections(room=3)
+    pairs = [socket.socketpair() for _ in range(5)]
+    idle = pairs[0][0]
+
+    def serve(_listener, sock, _address):
+        if sock is idle:
+            connections.begin(sock)
+            connections.end(sock)
+        place = pairs.index(next(pair for pair in pairs if pair[0] is sock))
+        if place < 4:
+            connections.watched(serve)(None, pairs[place + 1][0], None)
+        else:
+            ended.extend(at for at, (ours, _) in enumerate(pairs) if has_left(ours))
+
+    ended: list[int] = []
+    connections.watched(serve)(None, idle, None)
+    assert ended == [1, 2]
+    for ours, client in pairs:
+        ours.close()
+        client.close()
+
+
+def test_many_silent_connections_keep_nobody_out(start_server, upstream):
+    """More of them than a worker takes at once, and a request is answered all the same."""
+    server = start_server(workers=1, GUNICORN_CMD_ARGS="--worker-connections=64")
+    silent = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(200)]
+
+    assert server.request("POST", "/v1/chat/completions", b"{}", timeout=20)[0] == 200
+    for sock in silent:
+        sock.close()
+
+
+def test_silent_connection_is_ended_in_time(start_server):
+    """Also where there is room for it; one that sends its head byte by byte, too."""
+    server = start_server(workers=1, PROXY__TIMEOUT_CLIENT_SECONDS="0.5")
+    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as sock:
+        sock.sendall(b"GET /v1")
+        assert sock.recv(1) == b""
+
+
+def open_files(pid: int) -> int:
+    """Return how many descriptors a process has open."""
+    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
+
+
+def test_no_descriptors_left(start_server, upstream):
+    """Those who come are told so or wait; one line says why, and all is well again afterwards."""
+    server = start_server(workers=1)
+    [worker] = server.worker_pids()
+    server.request("POST", "/v1/chat/completions", b"{}")
+    wait_until(lambda: server.request("GET", "/logs/entries")[0] == 200)
+    few = open_files(worker) + 3
+    _, most = resource.prlimit(worker, resource.RLIMIT_NOFILE)
+    resource.prlimit(worker, resource.RLIMIT_NOFILE, (few, most))
+    go_on = threading.Event()
+    upstream.script = lambda talk: (go_on.wait(20), talk.answer(b"{}"))
+    statuses: list[int] = []
+
+    def ask() -> None:
+        statuses.append(server.request("POST", "/v1/chat/completions", b"{}", timeout=60)[0])
+
+    clients = [threading.Thread(target=ask) for _ in range(12)]
+    for client in clients:
+        client.start()
+    wait_until(lambda: "no_descriptors_left" in server.log_path.read_text(), 20)
+    go_on.set()
+    resource.prlimit(worker, resource.RLIMIT_NOFILE, (most, most))
+    for client in clients:
+        client.join(60)
+
+    assert set(statuses) <= {200, 503}
+    assert len(statuses) == 12
+    assert server.request("POST", "/v1/chat/completions", b"{}")[0] == 200
+    said = server.log_path.read_text()
+    assert "Traceback" not in said
+    assert said.count("no_descriptors_left") < 5
 
 
 def test_what_came_in_before_a_stop_is_read(pair):
     """The bytes of a request that are here already are not lost by a stop."""
     ours, client = pair
-    connections = Connections()
+    connections = ClientConnections()
     connections.end(ours)
     client.sendall(b"GET")
     connections.stop()

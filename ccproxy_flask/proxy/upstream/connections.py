@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 # gevent's poll makes a watcher for each descriptor; this one never waits.
 _poll = monkey.get_original("select", "poll")
 _UPKEEP_SECONDS = 1.0
+_NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
 
 
 class Origin(NamedTuple):
@@ -109,13 +110,13 @@ class Connections:
                 return connection
             connection.close()
         try:
-            return self._opened(origin, timeout, token)
+            return self._opened_at_last(origin, timeout, token)
         except TimeoutError as error:
             raise UpstreamTimeout(
                 f"no connection to the upstream in time: {origin.authority} after {timeout:g} s"
             ) from error
         except OSError as error:
-            if error.errno in (errno.EMFILE, errno.ENFILE):
+            if error.errno in _NO_DESCRIPTORS:
                 raise NoDescriptors(
                     "the proxy has no file descriptors left for a connection to the upstream: "
                     "try again soon; its operator can allow more (ulimit -n, LimitNOFILE)"
@@ -138,8 +139,11 @@ class Connections:
             self._upkeep.start()
 
     def close(self) -> None:
-        """Close all idle connections."""
+        """Close all idle connections, and look after them no longer."""
         self._closed.set()
+        self._close_idle()
+
+    def _close_idle(self) -> None:
         for idle in self._idle.values():
             while idle:
                 idle.pop().close()
@@ -148,6 +152,16 @@ class Connections:
         while not self._closed.wait(_UPKEEP_SECONDS):
             for idle in tuple(self._idle.values()):
                 _close_useless(idle)
+
+    def _opened_at_last(self, origin: Origin, timeout: float, token: CancelToken) -> Connection:
+        """Open a connection; where no descriptor is left, with one of those that idle."""
+        try:
+            return self._opened(origin, timeout, token)
+        except OSError as error:
+            if error.errno not in _NO_DESCRIPTORS:
+                raise
+            self._close_idle()
+            return self._opened(origin, timeout, token)
 
     def _opened(self, origin: Origin, timeout: float, token: CancelToken) -> Connection:
         deadline = time.monotonic() + timeout
