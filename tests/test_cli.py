@@ -19,8 +19,8 @@ from conftest import ROOT, free_port
 from scripted import wait_until
 
 from ccproxy_flask.cli import logs
+from ccproxy_flask.cli.clients import Client
 from ccproxy_flask.cli.remote import Remote
-from ccproxy_flask.cli.run import client_command, client_environment
 from ccproxy_flask.cli.show import event_line, money, printable, summary_lines, table
 from ccproxy_flask.cli.sse import Event, EventReader
 
@@ -76,7 +76,11 @@ def cli(tmp_path):
 @pytest.fixture
 def ask(cli, server):
     """Return a function that runs a command with the settings of the shared server."""
-    return lambda *args, **more: cli(*args, env=server.env, cwd=server.home, **more)
+
+    def run(*args, text=None, **more):
+        return cli(*args, env=server.env | more, cwd=server.home, text=text)
+
+    return run
 
 
 @pytest.fixture
@@ -671,22 +675,56 @@ def test_run_with_records_switched_off(cli, home):
 def test_codex_is_told_by_an_option():
     """Codex reads its base URL from its configuration alone; others get their command as it is."""
     url = "http://127.0.0.1:8000"
-    assert client_command(["/usr/bin/codex", "exec", "hi"], url) == [
+    assert Client(["/usr/bin/codex", "exec", "hi"], {}, url).argv() == [
         "/usr/bin/codex",
         "-c",
         'openai_base_url="http://127.0.0.1:8000/v1"',
         "exec",
         "hi",
     ]
-    assert client_command(["claude", "-p", "hi"], url) == ["claude", "-p", "hi"]
+    assert Client(["claude", "-p", "hi"], {}, url).argv() == ["claude", "-p", "hi"]
 
 
 def test_clients_reach_the_proxy_directly():
     """A client that goes out through a proxy of its own does not look for ours there."""
-    found = client_environment({"NO_PROXY": "a.example"}, "http://127.0.0.1:8000")
+    found = Client(["x"], {"NO_PROXY": "a.example"}, "http://127.0.0.1:8000").environment()
     assert found["NO_PROXY"] == "a.example,127.0.0.1"
     assert found["no_proxy"] == "127.0.0.1"
-    assert "NO_PROXY" not in client_environment({}, "https://proxy.example")
+    assert "NO_PROXY" not in Client(["x"], {}, "https://proxy.example").environment()
+
+
+FEATURES = {
+    "ENABLE_TOOL_SEARCH": "true",
+    "CLAUDE_CODE_GATEWAY_HINT_HEADERS": "1",
+    "CLAUDE_CODE_PROPAGATE_TRACEPARENT": "1",
+    "CLAUDE_CODE_ENABLE_FINE_GRAINED_TOOL_STREAMING": "1",
+}
+SHOW_ENVIRONMENT = "import json, os; print(json.dumps(dict(os.environ)))"
+
+
+def test_run_keeps_the_features_of_claude_code(ask):
+    """What it switches off behind a foreign base URL is on again, but for what somebody set."""
+    client = ("--", sys.executable, "-c", SHOW_ENVIRONMENT)
+    assert FEATURES.items() <= json.loads(ask("run", *client).stdout).items()
+    seen = json.loads(ask("run", *client, ENABLE_TOOL_SEARCH="auto:5").stdout)
+    assert seen["ENABLE_TOOL_SEARCH"] == "auto:5"
+    seen = json.loads(ask("run", "--plain", *client).stdout)
+    assert not FEATURES.keys() & seen.keys()
+    assert seen["ANTHROPIC_BASE_URL"].startswith("http://127.0.0.1:")
+
+
+def test_run_explains_what_it_sets(cli, tmp_path, home):
+    """--explain names each variable, why, and its documentation, and starts nothing."""
+    environ = home | {"ENABLE_TOOL_SEARCH": "false"}
+    told = cli("run", "--explain", "--", "claude", env=environ).stdout
+    assert "ENABLE_TOOL_SEARCH=false (yours, left as it is)\n    Load the definitions" in told
+    for name in FEATURES:
+        assert name in told
+    assert told.count("    https://") == 3 + len(FEATURES)
+    assert not answers(int(home["CCPROXY_PORT"]))
+    plain = cli("run", "--explain", "--plain", "--", "codex", "exec", env=environ).stdout
+    assert "CLAUDE_CODE" not in plain
+    assert "codex -c 'openai_base_url=" in plain
 
 
 # -- what is shown -----------------------------------------------------------------------------

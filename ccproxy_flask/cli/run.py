@@ -6,7 +6,6 @@ import os
 import signal
 import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -15,20 +14,14 @@ import click
 from ccproxy_flask.settings import is_loopback
 
 from .autostart import running_proxy
+from .clients import Client
 from .remote import CommandError, Refused, Remote, remote, settings, url_option
 from .show import printable, summary_lines
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
     from types import FrameType
     from typing import NoReturn
 
-# What the clients' SDKs read (their READMEs, 2026-11); `{url}` is the proxy.
-BASE_URLS = {
-    "ANTHROPIC_BASE_URL": "{url}",
-    "OPENAI_BASE_URL": "{url}/v1",
-    "GOOGLE_GEMINI_BASE_URL": "{url}",
-}
 _PASSED_ON = frozenset(
     {
         signal.SIGHUP,
@@ -51,21 +44,29 @@ _LOOK_SECONDS = 0.1
     "run", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False}
 )
 @url_option
+@click.option("--plain", is_flag=True, help="Set the base URLs alone.")
+@click.option("--explain", is_flag=True, help="Show what would be set, and why; start nothing.")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
-def run_command(url: str | None, command: tuple[str, ...]) -> None:
+def run_command(url: str | None, plain: bool, explain: bool, command: tuple[str, ...]) -> None:
     """Run a client through the proxy, and tell what it cost.
 
     COMMAND is started with ANTHROPIC_BASE_URL, OPENAI_BASE_URL and GOOGLE_GEMINI_BASE_URL set to
-    the proxy; signals are passed on to it, and its exit code is that of this command. Where no
-    proxy runs at the address of the settings, one is started, and stopped again at the end.
+    the proxy. Claude Code also gets what keeps it from switching features off behind a base URL
+    that is not Anthropic's. Signals are passed on to it, and its exit code is that of this command.
+    Where no proxy runs at the address of the settings, one is started, and stopped again at the
+    end.
     """
     _leave_tidily()
     proxy = remote(url)
+    client = Client(command, os.environ, proxy.url, plain=plain)
+    if explain:
+        click.echo(client.explained(), nl=False)
+        return
     if url is None:
         with running_proxy(settings(), proxy):
-            code = _run_and_tell(proxy, command)
+            code = _run_and_tell(proxy, client)
     elif proxy.is_up():
-        code = _run_and_tell(proxy, command)
+        code = _run_and_tell(proxy, client)
     else:
         raise CommandError(f"nothing answers at {url}")
     sys.exit(code)
@@ -82,13 +83,13 @@ def _leave_tidily() -> None:
             signal.signal(number, leave)
 
 
-def _run_and_tell(proxy: Remote, command: Sequence[str]) -> int:
+def _run_and_tell(proxy: Remote, client: Client) -> int:
     try:
         since = _clock(proxy)
     except CommandError as error:
         since = None
         click.echo(f"ccproxy: what it costs will not be known: {error.message}", err=True)
-    code = _run(client_command(command, proxy.url), client_environment(os.environ, proxy.url))
+    code = _run(client.argv(), client.environment())
     if since is not None:
         try:
             for line in _figures(proxy, since, _HANGUP_SECONDS if code else _SETTLED_SECONDS):
@@ -96,26 +97,6 @@ def _run_and_tell(proxy: Remote, command: Sequence[str]) -> int:
         except CommandError as error:
             click.echo(f"ccproxy: what it cost is not known: {error.message}", err=True)
     return code
-
-
-def client_command(command: Sequence[str], url: str) -> list[str]:
-    """Return *command* as it has to be to use the proxy at *url*."""
-    program, *rest = command
-    if Path(program).name == "codex":  # takes it from its configuration alone
-        return [program, "-c", f'openai_base_url="{url}/v1"', *rest]
-    return [program, *rest]
-
-
-def client_environment(environ: Mapping[str, str], url: str) -> dict[str, str]:
-    """Return the environment of a client that is to use the proxy at *url*."""
-    found = {**environ, **{name: form.format(url=url) for name, form in BASE_URLS.items()}}
-    host = urlsplit(url).hostname or ""
-    if is_loopback(host):
-        # A client that goes out through a proxy of its own must not look for ours there.
-        for name in ("NO_PROXY", "no_proxy"):
-            direct = [*filter(None, environ.get(name, "").split(",")), host]
-            found[name] = ",".join(dict.fromkeys(direct))
-    return found
 
 
 def _run(command: list[str], environ: dict[str, str]) -> int:
