@@ -19,7 +19,7 @@ from ..errors import ERROR_TYPES
 from ..record import METHODS
 from ..redact import REDACTED
 from . import multiprocess_values
-from .aggregation import Aggregated, exposition, read_figures
+from .aggregation import Aggregated, exposition
 from .multiprocess_values import SHARED_DIRECTORY, SharedValue
 
 if TYPE_CHECKING:
@@ -402,8 +402,7 @@ class PrometheusMetrics:
         if SHARED_DIRECTORY is None:
             return self.registry
         registry = CollectorRegistry()
-        figures = read_figures(multiprocess_values.folders()) + multiprocess_values.homeless()
-        registry.register(Aggregated(figures))
+        registry.register(Aggregated(multiprocess_values.folders(), multiprocess_values.homeless()))
         return registry
 
     def samples(self) -> Iterator[tuple[str, Mapping[str, str], float]]:
