@@ -15,6 +15,7 @@ from flask import Flask
 
 from . import __version__, dashboard, logging, logs, metrics, pages, serving, tracing
 from .journal import Feed, JournalWriter
+from .pricing import PriceBook
 from .proxy import routes as proxy
 from .proxy.accounting import accounting
 from .proxy.hangup import HangupWatch
@@ -25,7 +26,6 @@ from .proxy.upstream import make_transport
 from .settings import Settings, handover
 from .store.remote import RemoteStore
 from .tracers import ConsoleTracer, FileTracer, QueuedTracer, Trails
-from .usage import PriceBook
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

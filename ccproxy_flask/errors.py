@@ -1,4 +1,4 @@
-"""What can go wrong, and how a client is told.
+"""What can go wrong. How a client is told is the business of its wire format (`dialects`).
 
 The tree::
 
@@ -26,8 +26,6 @@ The tree::
 from __future__ import annotations
 
 from typing import Literal, get_args
-
-import orjson
 
 ErrorType = Literal[
     "authentication",  # 401 from the provider
@@ -57,9 +55,6 @@ ErrorType = Literal[
 """Every value the column and label ``error_type`` can have."""
 
 ERROR_TYPES: frozenset[str] = frozenset(get_args(ErrorType))
-
-Dialect = Literal["anthropic", "openai", "gemini"]
-"""Whose error shape a client expects."""
 
 
 class CcproxyError(Exception):
@@ -215,46 +210,3 @@ def error_type_of_status(status: int) -> ErrorType | None:
         529: "overloaded",
     }
     return known.get(status, "invalid_request" if status < 500 else "api_error")
-
-
-# The type names of the providers' own error objects
-# (Anthropic "Errors", OpenAI "Error codes", Google API "google.rpc.Code"; 2026-11).
-_ANTHROPIC_TYPES = {
-    403: "permission_error",
-    404: "not_found_error",
-    408: "timeout_error",
-    413: "request_too_large",
-    504: "timeout_error",
-}
-_GOOGLE_CODES = {
-    403: "PERMISSION_DENIED",
-    404: "NOT_FOUND",
-    408: "DEADLINE_EXCEEDED",
-    426: "FAILED_PRECONDITION",
-    501: "UNIMPLEMENTED",
-    502: "UNAVAILABLE",
-    503: "UNAVAILABLE",
-    504: "DEADLINE_EXCEEDED",
-}
-
-
-def error_body(dialect: Dialect, error: ProxyError, request_id: str) -> bytes:
-    """Return the JSON body that makes the SDK of *dialect* raise the exception for *error*."""
-    message = str(error)
-    kind = "invalid_request_error" if error.status < 500 else "api_error"
-    if dialect == "anthropic":
-        kind = _ANTHROPIC_TYPES.get(error.status, kind)
-        return orjson.dumps(
-            {
-                "type": "error",
-                "error": {"type": kind, "message": message},
-                "request_id": request_id,
-            }
-        )
-    if dialect == "gemini":
-        other = "INVALID_ARGUMENT" if error.status < 500 else "INTERNAL"
-        status = _GOOGLE_CODES.get(error.status, other)
-        return orjson.dumps({"error": {"code": error.status, "message": message, "status": status}})
-    return orjson.dumps(
-        {"error": {"message": message, "type": kind, "code": error.error_type, "param": None}}
-    )

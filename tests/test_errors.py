@@ -6,15 +6,26 @@ import orjson
 import pytest
 
 from ccproxy_flask import errors
+from ccproxy_flask.dialects import BY_NAME
 from ccproxy_flask.errors import (
     ERROR_TYPES,
     ProxyError,
     Unreadable,
-    error_body,
     error_type_of_status,
 )
 
-APIS = ("anthropic", "openai", "gemini")
+APIS = {
+    "anthropic": "anthropic_messages",
+    "openai": "openai_chat",
+    "gemini": "gemini",
+    "ollama": "ollama",
+}
+
+
+def error_body(api, error, request_id):
+    """Return *error* as an API has it."""
+    return BY_NAME[APIS[api]].error_body(error, request_id)
+
 
 OWN = [
     each
@@ -94,6 +105,12 @@ def test_gemini_shape(kind):
     assert body["error"]["code"] == kind.status
     assert body["error"]["status"].isupper()
     assert body["error"]["message"] == "what to do"
+
+
+@pytest.mark.parametrize("kind", OWN, ids=lambda kind: kind.__name__)
+def test_ollama_shape(kind):
+    """Clients of Ollama find a text."""
+    assert orjson.loads(error_body("ollama", kind("what to do"), "id-1")) == {"error": "what to do"}
 
 
 @pytest.mark.parametrize("status", [414, 417, 418])

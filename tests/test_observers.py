@@ -36,7 +36,7 @@ class Spy:
 
     def request_head(self, head):
         self.id = head.request_id
-        facts = head._replace(credentials=None)._asdict()
+        facts = head._replace(credentials=None, dialect=head.dialect.name)._asdict()
         self._told("request_head", {**facts, "named": dict(head.named)})
 
     def request_chunk(self, data, at):
@@ -173,7 +173,8 @@ def test_heads_are_told_as_they_came(fresh: Server, upstream: ScriptedUpstream) 
     assert request["target"] == "/openrouter/v1/models?limit=1"
     assert (request["method"], request["path"]) == ("GET", "/v1/models")
     assert (request["provider"], request["endpoint"]) == ("openrouter", "/v1/models")
-    assert (request["dialect"], request["client_ip"]) == ("other", "127.0.0.1")
+    assert (request["dialect"], request["generates"]) == ("openai", False)
+    assert request["client_ip"] == "127.0.0.1"
     assert (response["status"], response["reason"], response["own"]) == (201, "Made", False)
     assert [pair for pair in response["headers"] if pair[0] == "X-A"] == [
         ["X-A", "1"],

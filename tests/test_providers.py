@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from ccproxy_flask.dialects import ENDPOINTS, meaning_of
 from ccproxy_flask.errors import UnknownRoute
-from ccproxy_flask.proxy.providers import ENDPOINTS, Providers, classify, dialect_of
+from ccproxy_flask.proxy.providers import Providers
 from ccproxy_flask.settings import load_settings
 
 ANTHROPIC = {"anthropic-version": "2026-10-21"}
@@ -31,6 +32,11 @@ def providers() -> Providers:
         ("/v1/chat/completions", ANTHROPIC, "openai", "/v1/chat/completions"),
         ("/v1/responses/resp_1", {}, "openai", "/v1/responses/resp_1"),
         ("/v1/audio/speech", {}, "openai", "/v1/audio/speech"),
+        ("/v1/threads/t_1/messages", {}, "openai", "/v1/threads/t_1/messages"),
+        ("/v1/conversations/c_1/messages", {}, "openai", "/v1/conversations/c_1/messages"),
+        ("/v1/chat/completions/c_1/messages", {}, "openai", "/v1/chat/completions/c_1/messages"),
+        ("/v1/containers/c_1/files", ANTHROPIC, "openai", "/v1/containers/c_1/files"),
+        ("/v1/completely", {}, "openai", "/v1/completely"),
         ("/v1beta/models/g:generateContent", {}, "gemini", "/v1beta/models/g:generateContent"),
         ("/v1alpha/x", {}, "gemini", "/v1alpha/x"),
         ("/v1/models/g:generateContent", {}, "gemini", "/v1/models/g:generateContent"),
@@ -82,33 +88,59 @@ def test_path_without_provider_is_refused_by_name(providers: Providers, path: st
         ("POST", "/v1beta/models/m:countTokens", "/v1beta/models:countTokens", "other"),
         ("POST", "/api/chat", "/api/chat", "ollama"),
         ("GET", "/v1/models/claude-x", "/v1/models", "other"),
+        ("POST", "/v1/threads/t_1/messages", "other", "other"),
+        ("POST", "/anthropic/v1/messages", "/v1/messages", "anthropic_messages"),
+        ("POST", "/messages", "/v1/messages", "anthropic_messages"),
+        ("POST", "/v1/vector_stores/v_1/files", "other", "other"),
+        ("GET", "/v1/chat/completions/c_1/messages", "/v1/chat/completions", "other"),
+        ("POST", "/beta/completions", "/v1/completions", "openai_completions"),
         ("POST", "/something/else", "other", "other"),
     ],
 )
 def test_endpoints(method: str, path: str, endpoint: str, api: str) -> None:
     """A path has one label of a closed set, and one way to be read."""
-    assert classify(method, path) == (endpoint, api)
+    meant = meaning_of(method, path, {})
+    assert (meant.endpoint, meant.dialect.name if meant.generates else "other") == (endpoint, api)
     assert endpoint in ENDPOINTS
 
 
 def test_configured_api_reads_unknown_paths() -> None:
     """A provider's own setting says how answers at unusual paths are read."""
-    assert classify("POST", "/x/generate", "anthropic_messages") == ("other", "anthropic_messages")
-    assert classify("GET", "/x/generate", "anthropic_messages") == ("other", "other")
+    meant = meaning_of("POST", "/x/generate", {}, "anthropic_messages")
+    assert (meant.endpoint, meant.dialect.name) == ("other", "anthropic_messages")
+    assert meant.generates
+    assert not meaning_of("GET", "/x/generate", {}, "anthropic_messages").generates
 
 
 @pytest.mark.parametrize(
     ("path", "headers", "dialect"),
     [
-        ("/v1/messages", {}, "anthropic"),
-        ("/v1/models", ANTHROPIC, "anthropic"),
-        ("/v1/chat/completions", {}, "openai"),
+        ("/v1/messages", {}, "anthropic_messages"),
+        ("/anthropic/v1/messages", {}, "anthropic_messages"),
+        ("/v1/models", ANTHROPIC, "anthropic_messages"),
+        ("/v1/messages/count_tokens", {}, "anthropic_messages"),
+        ("/v1/threads/t_1/messages", {}, "openai"),
+        ("/v1/chat/completions", {}, "openai_chat"),
+        ("/v1/chat/completions", ANTHROPIC, "openai_chat"),
         ("/v1beta/models/m:generateContent", {}, "gemini"),
-        ("/v1beta/openai/chat/completions", {}, "openai"),
+        ("/v1beta/models", {}, "gemini"),
+        ("/v1beta/openai/chat/completions", {}, "openai_chat"),
+        ("/v1beta/openai/models", {"x-goog-api-key": "k"}, "openai"),
         ("/vertex/v1/x", {"x-goog-api-key": "k"}, "gemini"),
+        ("/ollama/api/chat", {}, "ollama"),
         ("/nobody", {}, "openai"),
     ],
 )
 def test_dialects(path: str, headers: dict[str, str], dialect: str) -> None:
-    """An error of ours has the shape that the client's SDK reads."""
-    assert dialect_of(path, headers) == dialect
+    """An error of ours has the shape that the client's SDK reads, a key the header it needs."""
+    assert meaning_of("POST", path, headers).dialect.name == dialect
+
+
+def test_configured_key_of_routes_that_generate_nothing(providers: Providers) -> None:
+    """Counting tokens and listing models take a key as their provider takes it, too."""
+    counted = providers.resolve("POST", "/v1/messages/count_tokens", {})
+    assert counted.dialect.key_header("k") == ("x-api-key", "k")
+    listed = providers.resolve("GET", "/v1beta/models", {})
+    assert listed.dialect.key_header("k") == ("x-goog-api-key", "k")
+    listed = providers.resolve("GET", "/v1/models", {})
+    assert listed.dialect.key_header("k") == ("authorization", "Bearer k")

@@ -18,7 +18,9 @@ import zstandard
 from conftest import RECORDINGS, Server
 from scripted import Conversation, ScriptedUpstream
 
-from ccproxy_flask.usage import PriceBook, Usage
+from ccproxy_flask.dialects import BY_NAME
+from ccproxy_flask.pricing import PriceBook
+from ccproxy_flask.usage import Usage
 
 pytestmark = [
     pytest.mark.recordings,
@@ -188,11 +190,12 @@ def expected_cost(exchange: dict[str, Any], row: dict[str, Any], book: PriceBook
         return Decimal(str(truth["provider_cost_usd"]))
     price = book.price(
         exchange["provider"],
-        exchange["api"],
+        BY_NAME[exchange["api"]].price_vendor,
         usage_of(truth),
         model=truth["model_response"],
         model_requested=truth["model_requested"],
         at=datetime.fromisoformat(row["timestamp"]),
+        url=f"https://upstream.example{exchange['path']}",
     )
     return None if price is None else price.total
 

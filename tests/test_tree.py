@@ -28,7 +28,7 @@ HOMES = {
         f"store/{name}.py"
         for name in ("database", "duckdb", "rewriting", "schema", "selects", "statements")
     },
-    "genai_prices": {"usage/pricing.py"},
+    "genai_prices": {"pricing.py"},
     "gunicorn": {"serving.py", "gunicorn_logger.py"},
     "prometheus_client": {
         *(f"metrics/{name}.py" for name in ("aggregation", "collectors", "multiprocess_values")),

@@ -12,10 +12,10 @@ import pytest
 import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from usage_support import JSON, NDJSON, SSE, events, figures, read, read_in_every_way
+from usage_support import JSON, NDJSON, SSE, answer_reader, events, figures, read, read_in_every_way
 
 from ccproxy_flask.errors import ERROR_TYPES
-from ccproxy_flask.usage import Answer, answer_reader
+from ccproxy_flask.usage import ResponseFacts
 
 APIS = (
     "anthropic_messages",
@@ -55,7 +55,7 @@ def test_compressed_answers(coding, body, content_type):
 @pytest.mark.parametrize("coding", ["gzip", "what", "zstd"])
 def test_undecodable_answers_are_left(coding):
     """What cannot be decoded is not read, and nothing is raised."""
-    assert read("openai_chat", STREAM, SSE, encoding=coding) == Answer(streaming=True)
+    assert read("openai_chat", STREAM, SSE, encoding=coding) == ResponseFacts(streaming=True)
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_documents_are_known_by_how_they_begin(content_type):
 )
 def test_answer_without_a_body(content_type, streaming):
     """Of no bytes only the content type speaks."""
-    assert answer_reader("openai_chat", 200, content_type, None).close() == Answer(
+    assert answer_reader("openai_chat", 200, content_type, None).close() == ResponseFacts(
         streaming=streaming
     )
 
@@ -208,7 +208,7 @@ def test_no_bytes_make_a_reader_raise(api, parts, content_type, encoding, status
     reader = answer_reader(api, status, content_type, encoding, small_json=len(parts))
     for part in parts:
         reader.feed(part)
-    assert isinstance(reader.close(), Answer)
+    assert isinstance(reader.close(), ResponseFacts)
 
 
 @pytest.mark.parametrize("api", APIS)
@@ -238,5 +238,5 @@ def test_values_of_the_wrong_type_do_no_harm(api):
             reader = answer_reader(api, 200, content_type, None)
             reader.feed(body)
             assert not reader.failed
-            assert isinstance(reader.close(), Answer)
+            assert isinstance(reader.close(), ResponseFacts)
             assert not reader.failed

@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import orjson
 import pytest
-from usage_support import JSON, events, figures, first_content, read, read_in_every_way
+from usage_support import (
+    JSON,
+    answer_reader,
+    events,
+    figures,
+    first_content,
+    read,
+    read_in_every_way,
+)
 
-from ccproxy_flask.usage import Usage, answer_reader
+from ccproxy_flask.usage import Usage
 
 START = {
     "type": "message_start",

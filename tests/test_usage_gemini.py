@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import orjson
-from usage_support import JSON, events, figures, first_content, read, read_in_every_way
-
-from ccproxy_flask.usage import answer_reader
+from usage_support import (
+    JSON,
+    answer_reader,
+    events,
+    figures,
+    first_content,
+    read,
+    read_in_every_way,
+)
 
 
 def chunk(text="hé", usage=None, **candidate):

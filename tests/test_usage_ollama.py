@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import orjson
-from usage_support import JSON, NDJSON, figures, first_content, read, read_in_every_way
-
-from ccproxy_flask.usage import answer_reader
+from usage_support import (
+    JSON,
+    NDJSON,
+    answer_reader,
+    figures,
+    first_content,
+    read,
+    read_in_every_way,
+)
 
 LINE = {"model": "qwen-test", "message": {"role": "assistant", "content": "Hé"}, "done": False}
 LAST = {

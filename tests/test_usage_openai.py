@@ -6,9 +6,15 @@ from decimal import Decimal
 
 import orjson
 import pytest
-from usage_support import JSON, events, figures, first_content, read, read_in_every_way
-
-from ccproxy_flask.usage import answer_reader
+from usage_support import (
+    JSON,
+    answer_reader,
+    events,
+    figures,
+    first_content,
+    read,
+    read_in_every_way,
+)
 
 
 def chunk(**more):

@@ -10,9 +10,9 @@ import pytest
 import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from usage_support import pieces_of
+from usage_support import pieces_of, request_reader
 
-from ccproxy_flask.usage import RequestFacts, request_reader
+from ccproxy_flask.usage import RequestFacts
 
 CHAT = "/v1/chat/completions"
 

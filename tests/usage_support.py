@@ -6,16 +6,32 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from ccproxy_flask.usage import answer_reader
+from ccproxy_flask.dialects import BY_NAME, DIALECTS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
-    from ccproxy_flask.usage import Answer, AnswerReader, WireApi
+    from ccproxy_flask.usage import AnswerReader, RequestReader, ResponseFacts
 
 SSE = "text/event-stream; charset=utf-8"
 JSON = "application/json"
 NDJSON = "application/x-ndjson"
+
+
+def answer_reader(
+    api: str, status: int, kind: str | None, coding: str | None, small_json: int = 64 << 10
+) -> AnswerReader:
+    """Return a reader for an answer in the wire format *api*; "other" is what generates nothing."""
+    dialect, generates = BY_NAME.get(api, DIALECTS[-1]), api in BY_NAME
+    return dialect.answer_reader(status, kind, coding, generates=generates, small_json=small_json)
+
+
+def request_reader(
+    api: str, headers: Mapping[str, str], path: str, small_json: int = 64 << 10
+) -> RequestReader:
+    """Return a reader for a request in the wire format *api*."""
+    dialect, generates = BY_NAME.get(api, DIALECTS[-1]), api in BY_NAME
+    return dialect.request_reader(headers, path, generates=generates, small_json=small_json)
 
 
 def pieces_of(body: bytes, size: int) -> Iterator[bytes]:
@@ -24,14 +40,14 @@ def pieces_of(body: bytes, size: int) -> Iterator[bytes]:
 
 
 def read(
-    api: WireApi,
+    api: str,
     body: bytes,
     content_type: str | None = SSE,
     status: int = 200,
     encoding: str | None = None,
     size: int = 1 << 20,
     small_json: int = 64 << 10,
-) -> Answer:
+) -> ResponseFacts:
     """Return what is read of *body* when it comes in pieces of *size* bytes."""
     reader = answer_reader(api, status, content_type, encoding, small_json=small_json)
     for piece in pieces_of(body, size):
@@ -40,8 +56,8 @@ def read(
 
 
 def read_in_every_way(
-    api: WireApi, body: bytes, content_type: str | None = SSE, status: int = 200
-) -> Answer:
+    api: str, body: bytes, content_type: str | None = SSE, status: int = 200
+) -> ResponseFacts:
     """Return what is read of *body*; it must be the same cut anywhere, parsed or skimmed."""
     whole = read(api, body, content_type, status)
     for cut in range(1, len(body)):
@@ -74,7 +90,7 @@ def first_content(reader: AnswerReader, items: list[bytes]) -> int | None:
     return None
 
 
-def figures(answer: Answer) -> tuple[int, int, int, int] | None:
+def figures(answer: ResponseFacts) -> tuple[int, int, int, int] | None:
     """Return the four token figures of *answer*: input, output, cache read, cache write."""
     used = answer.usage
     if used is None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .. import redact
-from ..usage import answer_reader, request_reader
 from .observers import NullObserver
 
 if TYPE_CHECKING:
+    from ..pricing import PriceBook
     from ..record import RequestRecord
-    from ..usage import AnswerReader, PriceBook, Usage
+    from ..usage import AnswerReader, Usage
     from .observers import ObserverFactory, RequestHead, ResponseHead
 
 _LONGEST_REASON = 64
@@ -23,7 +23,7 @@ class Accounting(NullObserver):
         "_answer",
         "_begun",
         "_content_seen",
-        "_dialect",
+        "_head",
         "_is_noted",
         "_prices",
         "_record",
@@ -31,8 +31,8 @@ class Accounting(NullObserver):
     )
 
     def __init__(self, prices: PriceBook, record: RequestRecord, head: RequestHead) -> None:
-        self._prices, self._record, self._dialect = prices, record, head.dialect
-        self._request = request_reader(head.dialect, head.named, head.path)
+        self._prices, self._record, self._head = prices, record, head
+        self._request = head.dialect.request_reader(head.named, head.path, generates=head.generates)
         self._answer: AnswerReader | None = None
         self._begun = self._is_noted = self._content_seen = False
 
@@ -49,7 +49,9 @@ class Accounting(NullObserver):
         """Begin to read the upstream's answer."""
         if not head.own:
             kind, coding = head.named.get("content-type"), head.named.get("content-encoding")
-            self._answer = answer_reader(self._dialect, head.status, kind, coding)
+            self._answer = self._head.dialect.answer_reader(
+                head.status, kind, coding, generates=self._head.generates
+            )
 
     def response_chunk(self, data: bytes, at: float) -> None:
         """Read a piece, and take the time of the first token."""
@@ -88,8 +90,9 @@ class Accounting(NullObserver):
     def _price(self, record: RequestRecord, usage: Usage) -> None:
         price = self._prices.price(
             record.provider,
-            self._dialect,
+            self._head.dialect.price_vendor,
             usage,
+            url=self._head.url,
             model=record.model,
             model_requested=record.model_requested,
             at=record.timestamp,

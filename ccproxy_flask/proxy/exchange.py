@@ -10,6 +10,7 @@ import structlog
 from flask import Response
 
 from .. import access, redact, serving, tracing
+from ..dialects import OTHER, meaning_of
 from ..errors import (
     BadRequest,
     BodyTooLarge,
@@ -20,27 +21,25 @@ from ..errors import (
     ProxyError,
     RequestTimeout,
     UpgradeRequired,
-    error_body,
 )
 from . import headers as wire
 from .body import RequestBody
-from .inject import Everything, UsageRemover, asking_for_usage
 from .observers import Observers, RequestHead, ResponseHead
-from .providers import OTHER, Providers, Route, dialect_of
-from .relay import Relay
+from .relay import Everything, Relay
 from .upstream import Transport, UpstreamCall, UpstreamRequest, UpstreamResponse
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from ..dialects import Dialect
     from ..settings import Settings
     from .hangup import HangupWatch, Watched, WatchedUpload
-    from .inject import Filter
     from .observers import ObserverFactory
+    from .providers import Providers, Route
+    from .relay import Filter
 
 log = structlog.get_logger(__name__)
 
-_UPSTREAM_REQUEST_IDS = ("x-request-id", "request-id", "x-oai-request-id")
 _LONGEST_ID = 128
 
 
@@ -118,7 +117,7 @@ class Exchange:
         route = self._parts.providers.resolve(self._method, self._path, self._named)
         self._route = route
         self._note_route(route)
-        if "upgrade" in self._named and "upgrade" in self._named.get("connection", "").lower():
+        if "upgrade" in self._named and wire.wants_websocket(self._named):
             raise UpgradeRequired("this proxy speaks plain HTTP here: send the request over HTTP")
         try:
             request = self._request(route)
@@ -177,17 +176,18 @@ class Exchange:
         *sent* are the headers with which it goes on, None where it does not.
         """
         if self._observers is None:
-            record, route, target = self._trace.record, self._route, self._target(self._path)
+            record, route = self._trace.record, self._route
             head = RequestHead(
                 request_id=record.request_id,
                 method=self._method,
-                target=target,
+                target=self._target(self._path),
                 headers=self._headers,
                 named=self._named,
                 client_ip=record.client_ip,
                 provider=route.provider if route else None,
                 endpoint=route.endpoint if route else OTHER,
-                dialect=route.api if route else "other",
+                dialect=self._meant(),
+                generates=route is not None and route.generates,
                 path=route.path if route else "",
                 url=(
                     route.upstream.base_url + self._target(route.path)
@@ -242,12 +242,11 @@ class Exchange:
         options, upstream = self._parts.settings.proxy, route.upstream
         headers = wire.to_upstream(self._headers)
         if upstream.api_key is not None and wire.client_key(self._named, self._query) is None:
-            injected = wire.key_header(route.api, upstream.api_key.get_secret_value())
+            injected = route.dialect.key_header(upstream.api_key.get_secret_value())
             self._trace.credentials.add_header(*injected)
             headers.append(injected)
-        may_ask = options.inject_stream_usage and "content-encoding" not in self._named
-        if may_ask and route.api == "openai_chat":
-            headers = self._asking(headers)
+        if self._may_ask_for_usage(route):
+            headers = self._asking(route.dialect, headers)
         else:
             self._observed(headers)
             self._body = self._read_body(self._observe_piece)
@@ -264,16 +263,25 @@ class Exchange:
     def _observe_piece(self, data: bytes) -> None:
         self._observed().request_chunk(data, self._trace.elapsed())
 
-    def _asking(self, headers: wire.Headers) -> wire.Headers:
+    def _may_ask_for_usage(self, route: Route) -> bool:
+        return (
+            self._parts.settings.proxy.inject_stream_usage
+            and route.generates
+            and route.dialect.stream_usage is not None
+            and "content-encoding" not in self._named
+        )
+
+    def _asking(self, dialect: Dialect, headers: wire.Headers) -> wire.Headers:
         """Read the body whole, let it ask for usage, and return the headers that it then has."""
         came: list[bytes] = []
         try:
             body = self._body = self._read_body(came.append)
-            if body is not None:
+            if body is not None and dialect.stream_usage is not None:
+                ask, remover = dialect.stream_usage
                 whole = body.read_all()
-                changed = asking_for_usage(whole)
+                changed = ask(whole)
                 if changed is not None:
-                    self._shown = UsageRemover()
+                    self._shown = remover()
                 body.replace(whole if changed is None else changed)
                 came = [body.whole or b"", b""]
                 headers = self._asking_headers(headers, body, changed is not None)
@@ -295,7 +303,7 @@ class Exchange:
 
     def _answer_headers(self, answer: UpstreamResponse) -> serving.WireHeaders:
         headers = serving.WireHeaders(wire.to_client(answer.headers))
-        if isinstance(self._shown, UsageRemover):
+        if not isinstance(self._shown, Everything):
             wire.drop(headers, "content-length")
         if tracing.REQUEST_ID_HEADER in answer.named:  # of another ccproxy behind this one
             wire.drop(headers, tracing.REQUEST_ID_HEADER)
@@ -308,7 +316,7 @@ class Exchange:
     def _refusal(self, error: ProxyError) -> Response:
         request_id = self._trace.record.request_id
         answer = Response(
-            error_body(dialect_of(self._path, self._named), error, request_id),
+            self._meant().error_body(error, request_id),
             status=error.status,
             mimetype="application/json",
         )
@@ -319,6 +327,11 @@ class Exchange:
         if isinstance(error, BadRequest | BodyTooLarge | HeadersTooLarge | RequestTimeout):
             serving.close_after_answer(self._environ)
         return self._own(answer, error)
+
+    def _meant(self) -> Dialect:
+        if self._route is not None:
+            return self._route.dialect
+        return meaning_of(self._method, self._path, self._named).dialect
 
     def _to_nobody(self, error: ClientDisconnected) -> Response:
         self._trace.record.client_disconnected = True
@@ -375,7 +388,7 @@ class Exchange:
     def _note_head(self, answer: UpstreamResponse) -> None:
         record = self._trace.record
         record.status_code = answer.status
-        for name in _UPSTREAM_REQUEST_IDS:
+        for name in self._meant().request_id_headers:
             if value := answer.named.get(name):
                 record.upstream_request_id = redact.shortened(value, _LONGEST_ID)
                 break

@@ -1,12 +1,15 @@
 """Which headers are passed on. Pure.
 
 Hop-by-hop headers belong to one connection (RFC 9110 §7.6.1) and are dropped, with those that
-``Connection`` names; every other header is passed on as it came, repeated ones too.
+``Connection`` names: an offer of HTTP/2, too, which nobody has to take (§7.8). Every other header
+is passed on as it came, repeated ones too.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+
+from ..dialects import KEY_HEADERS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -16,6 +19,7 @@ Headers = list[tuple[str, str]]
 HOP_BY_HOP = frozenset(
     {
         "connection",
+        "http2-settings",
         "keep-alive",
         "proxy-authenticate",
         "proxy-authorization",
@@ -31,10 +35,6 @@ _REWRITTEN = HOP_BY_HOP | {"host"}
 # request, or for an answer, of its own.
 _NEVER_HIDDEN = frozenset({"content-length"})
 _NOTHING: frozenset[str] = frozenset()
-
-# Where a client puts its key (the providers' API references, 2026-11).
-KEY_HEADERS = ("authorization", "x-api-key", "x-goog-api-key", "api-key")
-_KEY_HEADER_OF_API = {"anthropic_messages": "x-api-key", "gemini": "x-goog-api-key"}
 
 
 def to_upstream(headers: Headers) -> Headers:
@@ -91,7 +91,9 @@ def client_key(headers: Mapping[str, str], query: str) -> str | None:
     return None
 
 
-def key_header(api: str, key: str) -> tuple[str, str]:
-    """Return the header in which a provider that speaks *api* takes *key*."""
-    name = _KEY_HEADER_OF_API.get(api)
-    return (name, key) if name else ("authorization", f"Bearer {key}")
+def wants_websocket(headers: Mapping[str, str]) -> bool:
+    """Tell whether a request is the opening of a WebSocket (RFC 6455 §4.1)."""
+    return (
+        "websocket" in headers.get("upgrade", "").lower()
+        and "upgrade" in headers.get("connection", "").lower()
+    )

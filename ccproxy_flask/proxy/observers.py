@@ -16,7 +16,7 @@ from ..record import RequestRecord
 
 if TYPE_CHECKING:
     from ..credentials import Credentials
-    from ..usage import WireApi
+    from ..dialects import Dialect
     from .headers import Headers
 
 log = structlog.get_logger(__name__)
@@ -41,7 +41,10 @@ class RequestHead(NamedTuple):
     provider: str | None
     """None where the request is refused before one was chosen; so are the empty ones below."""
     endpoint: str
-    dialect: WireApi
+    dialect: Dialect
+    """The wire format of request and answer."""
+    generates: bool
+    """A model answers; else it is a list, a count, a file, or nothing."""
     path: str
     """The raw path at the provider, below its base URL."""
     url: str

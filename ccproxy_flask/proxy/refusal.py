@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from .. import serving, tracing
-from ..errors import ProxyError, error_body
+from ..dialects import meaning_of
+from ..errors import ProxyError
 from ..record import new_request_id
-from .providers import dialect_of
 from .routes import SERVICE_TYPE, is_own_page
 
 if TYPE_CHECKING:
@@ -70,5 +70,6 @@ def _send(sock: Any, error: ProxyError, method: str, path: str, request_id: str)
         ("x-request-id", request_id),
         (tracing.REQUEST_ID_HEADER, request_id),
     ]
-    body = error_body(dialect_of(path, {}), error, request_id) if method != "HEAD" else b""
+    dialect = meaning_of(method, path, {}).dialect
+    body = dialect.error_body(error, request_id) if method != "HEAD" else b""
     serving.answer_past_wsgi(sock, error.status, headers, body)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from ..errors import CcproxyError, ClientDisconnected, WorkerStopped
 
@@ -13,9 +13,32 @@ if TYPE_CHECKING:
 
     from ..serving import WireHeaders
     from ..tracing import Trace
-    from .inject import Filter
     from .observers import Observers
     from .upstream import UpstreamResponse
+
+
+class Filter(Protocol):
+    """What of an answer the client is to see."""
+
+    def feed(self, data: bytes) -> bytes:
+        """Return what of *data*, and of what was held back before, the client is to see."""
+
+    def close(self) -> bytes:
+        """Return what is still held back."""
+
+
+class Everything:
+    """Lets all of it pass."""
+
+    __slots__ = ()
+
+    def feed(self, data: bytes) -> bytes:
+        """Return *data*."""
+        return data
+
+    def close(self) -> bytes:
+        """Return nothing."""
+        return b""
 
 
 class Relay:

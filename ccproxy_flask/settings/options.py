@@ -7,7 +7,7 @@ import os
 import re
 import tempfile
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -20,7 +20,12 @@ from pydantic import (
     field_validator,
 )
 
-Api = Literal["auto", "anthropic_messages", "openai", "gemini", "ollama"]
+from ..dialects import BY_SETTING
+
+if TYPE_CHECKING:
+    Api = str
+else:
+    Api = Literal[("auto", *BY_SETTING)]  # a new wire format is known here by itself
 RESERVED_NAMES = frozenset({"api", "v1", "logs", "dashboard", "metrics", "health", "static"})
 _PROVIDER_NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}")
 # A unix socket's path has a bound of 104 (BSD) or 108 (Linux) bytes.

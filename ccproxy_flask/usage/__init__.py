@@ -1,24 +1,21 @@
-"""Bytes in, numbers out: what a request asks for, what an answer used, and what that costs.
+"""Bytes in, numbers out: what all wire formats share of reading requests and answers.
 
-Pure: no network, no files, no framework; constant memory; nothing here raises on any input.
+Decoding, event streams, JSON in part, and what is found. What is known of one wire format is in
+``dialects``. Pure: no network, no files, no framework; constant memory; nothing here raises on any
+input.
 """
 
 from __future__ import annotations
 
-from .answer import AnswerReader, answer_reader
-from .base import Answer, Usage, WireApi
-from .pricing import Price, PriceBook
-from .request import RequestFacts, RequestReader, request_reader
+from .answer import AnswerReader
+from .parser import ResponseFacts, ResponseParser, Usage
+from .request import RequestFacts, RequestReader
 
 __all__ = [
-    "Answer",
     "AnswerReader",
-    "Price",
-    "PriceBook",
     "RequestFacts",
     "RequestReader",
+    "ResponseFacts",
+    "ResponseParser",
     "Usage",
-    "WireApi",
-    "answer_reader",
-    "request_reader",
 ]

@@ -13,15 +13,14 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from ..redact import shortened
-from .base import SMALL_JSON, name_of, object_of, text_of
 from .body import BodyReader
-from .skim import JsonBody
+from .parser import SMALL_JSON, as_name, as_object, as_text
+from .partial_json import JsonBody
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
-    from .base import WireApi
-    from .skim import WantedMembers
+    from .partial_json import WantedMembers
 
 _LONGEST_ID = 128
 _MOST_RETRIES = 1000
@@ -39,10 +38,9 @@ _WANTED: WantedMembers = dict.fromkeys(
 )
 # /v1beta/models/<model>:<method>, Vertex …/publishers/google/models/<model>:<method>, and
 # Azure /openai/deployments/<deployment>/….
-_MODEL_IN_PATH = re.compile(r"/(?:models|tunedModels|deployments)/([^/:?]+)(?::(\w+))?")
+_MODEL_IN_PATH = re.compile(r"/(?:models|tunedModels|deployments)/([^/:?]+)")
 # What older versions of Claude Code put into metadata.user_id.
 _OLD_CLAUDE_CODE_USER = re.compile(r"user_(\w+?)_account_([\w-]*?)_session_([\w-]+)")
-_STREAMS_BY_DEFAULT = ("/api/chat", "/api/generate")
 
 
 @dataclass(slots=True)
@@ -64,18 +62,19 @@ class RequestFacts:
 class RequestReader(BodyReader):
     """Reads a copy of a request's body; never raises (:class:`BodyReader`).
 
-    *headers* by lower-case name; *path* with or without its query.
+    *headers* by lower-case name; *path* with or without its query. *asks_for_stream* says what
+    the path and the body, None where it is no JSON object, ask for.
     """
 
     def __init__(
         self,
-        api: WireApi,
+        asks_for_stream: Callable[[str, dict[str, Any] | None], bool | None],
         headers: Mapping[str, str],
         path: str,
         small_json: int = SMALL_JSON,
     ) -> None:
         super().__init__(headers.get("content-encoding"))
-        self._api = api
+        self._asks_for_stream = asks_for_stream
         self._headers = headers
         self._path = path
         self._body = JsonBody(_WANTED, small_json)
@@ -112,43 +111,43 @@ class RequestReader(BodyReader):
         facts = self._facts
         in_path = _MODEL_IN_PATH.search(self._path)
         if document is not None:
-            facts.model = name_of(document.get("model"))
-            facts.service_tier = name_of(document.get("service_tier"))
-            options = object_of(document.get("stream_options"))
+            facts.model = as_name(document.get("model"))
+            facts.service_tier = as_name(document.get("service_tier"))
+            options = as_object(document.get("stream_options"))
             facts.asks_stream_usage = options.get("include_usage") is True
         if facts.model is None and in_path:
-            facts.model = name_of(in_path[1])
-        facts.streaming = self._streaming(document, in_path[2] if in_path else None)
+            facts.model = as_name(in_path[1])
+        facts.streaming = self._asks_for_stream(self._path.partition("?")[0], document)
 
-    def _streaming(self, document: dict[str, Any] | None, method: str | None) -> bool | None:
-        if self._api == "gemini" and method:
-            return method.lower().startswith("stream")
-        if document is None:
-            return None
-        stream = document.get("stream")
-        if isinstance(stream, bool):
-            return stream
-        if self._api == "other":
-            return None
-        path = self._path.partition("?")[0]
-        return self._api == "ollama" and path.endswith(_STREAMS_BY_DEFAULT)
+
+def asks_by_member(_path: str, document: dict[str, Any] | None) -> bool | None:
+    """Tell what the member ``stream`` of a body asks for; nothing asked is no stream."""
+    if document is None:
+        return None
+    return document.get("stream") is True
+
+
+def asks_where_it_says(_path: str, document: dict[str, Any] | None) -> bool | None:
+    """Tell what the member ``stream`` asks for, None where there is none."""
+    stream = None if document is None else document.get("stream")
+    return stream if isinstance(stream, bool) else None
 
 
 def _note_ids(facts: RequestFacts, headers: Mapping[str, str], document: dict[str, Any]) -> None:
-    metadata = object_of(document.get("metadata"))
-    user = _claude_code_user(text_of(metadata.get("user_id")))
+    metadata = as_object(document.get("metadata"))
+    user = _claude_code_user(as_text(metadata.get("user_id")))
     turn = _json_object(headers.get("x-codex-turn-metadata"))
-    thread = headers.get("thread-id") or text_of(turn.get("thread_id"))
+    thread = headers.get("thread-id") or as_text(turn.get("thread_id"))
     session = (
         headers.get("x-claude-code-session-id")
         or user.get("session_id")
         or headers.get("session-id")
         or headers.get("session_id")  # older versions of Codex
-        or text_of(turn.get("session_id"))
+        or as_text(turn.get("session_id"))
         or headers.get("x-session-id")
         or headers.get("x-session-affinity")
         or thread
-        or text_of(document.get("prompt_cache_key"))
+        or as_text(document.get("prompt_cache_key"))
     )
     # A subagent of Codex is a thread of its own in the session.
     agent = headers.get("x-claude-code-agent-id") or (thread if thread != session else None)
@@ -171,7 +170,7 @@ def _claude_code_user(user_id: str | None) -> dict[str, Any]:
     if user_id is None:
         return {}
     if parts := _json_object(user_id):
-        return {key: value for key, value in parts.items() if text_of(value)}
+        return {key: value for key, value in parts.items() if as_text(value)}
     if old := _OLD_CLAUDE_CODE_USER.fullmatch(user_id):
         return {"device_id": old[1], "account_uuid": old[2], "session_id": old[3]}
     return {"user_id": user_id}
@@ -181,22 +180,11 @@ def _json_object(text: str | None) -> dict[str, Any]:
     if not text or not text.startswith("{"):
         return {}
     try:
-        return object_of(orjson.loads(text))
+        return as_object(orjson.loads(text))
     except (orjson.JSONDecodeError, UnicodeEncodeError):
         return {}
 
 
 def _short(value: object) -> str | None:
-    text = text_of(value)
+    text = as_text(value)
     return shortened(text, _LONGEST_ID) if text else None
-
-
-def request_reader(
-    api: WireApi,
-    headers: Mapping[str, str],
-    path: str,
-    *,
-    small_json: int = SMALL_JSON,
-) -> RequestReader:
-    """Return a reader for one request in the wire format *api*."""
-    return RequestReader(api, headers, path, small_json)

@@ -2,7 +2,7 @@
 
 Server-Sent Events (WHATWG HTML, "Server-sent events") and JSON lines. Most events of a stream are
 one delta of text each and say nothing that is recorded: whole blocks of them are passed over with
-a few substring searches, and only what a reading calls worth it is parsed.
+a few substring searches, and only what a parser calls worth it is parsed.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 import orjson
 
-from .skim import Skimmer
+from .partial_json import PartialJsonParser
 
 if TYPE_CHECKING:
-    from .base import Reading
+    from .parser import ResponseParser
 
 _BOM = b"\xef\xbb\xbf"
 # Long enough to tell what kind of line it is: "data: [DONE]" is none to be skimmed.
@@ -29,15 +29,15 @@ class EventStream:
         "_in_long_line",
         "_limit",
         "_one_line_events",
+        "_parser",
+        "_partial",
         "_pending",
         "_pending_size",
         "_prefix",
-        "_reading",
-        "_skimmer",
     )
 
-    def __init__(self, reading: Reading, limit: int, prefix: bytes = b"data:") -> None:
-        self._reading = reading
+    def __init__(self, parser: ResponseParser, limit: int, prefix: bytes = b"data:") -> None:
+        self._parser = parser
         self._limit = max(limit, _SHORTEST_LONG_LINE)
         self._prefix = prefix
         self._held = b""
@@ -45,7 +45,7 @@ class EventStream:
         self._pending: list[bytes] = []
         self._pending_size = 0
         self._in_long_line = False
-        self._skimmer: Skimmer | None = None
+        self._partial: PartialJsonParser | None = None
 
     def feed(self, data: bytes) -> None:
         """Take the next piece of the stream."""
@@ -66,7 +66,7 @@ class EventStream:
             if len(self._held) > self._limit:
                 self._begin_long_line(data)
                 return
-        if data and not (self._one_line_events and not self._reading.worth_reading(data)):
+        if data and not (self._one_line_events and not self._parser.may_matter(data)):
             self._read_lines(data)
 
     def end(self) -> None:
@@ -84,32 +84,32 @@ class EventStream:
         line = line.removeprefix(_BOM)
         self._in_long_line = True
         if line.startswith(self._prefix):
-            self._skimmer = Skimmer(self._reading.wanted)
-            self._skimmer.feed(line[len(self._prefix) :])
+            self._partial = PartialJsonParser(self._parser.wanted)
+            self._partial.feed(line[len(self._prefix) :])
 
     def _long_line_goes_on(self, data: bytes) -> bytes:
         end = data.find(b"\n")
         line = data if end < 0 else data[:end]
-        if self._skimmer is not None:
-            self._skimmer.feed(line)
+        if self._partial is not None:
+            self._partial.feed(line)
         if end < 0:
             return b""
         self._end_long_line()
         return data[end + 1 :]
 
     def _end_long_line(self) -> None:
-        skimmer, self._skimmer = self._skimmer, None
+        partial, self._partial = self._partial, None
         self._in_long_line = False
-        if skimmer is not None:
-            self._read_skimmed(skimmer)
+        if partial is not None:
+            self._read_skimmed(partial)
 
     def _read_lines(self, block: bytes) -> None:
         prefix, skip = self._prefix, len(self._prefix)
-        worth_reading = self._reading.worth_reading
+        may_matter = self._parser.may_matter
         for line in block.removeprefix(_BOM).removesuffix(b"\n").split(b"\n"):
             if not line:
                 self._event_is_over()
-            elif line.startswith(prefix) and (not self._one_line_events or worth_reading(line)):
+            elif line.startswith(prefix) and (not self._one_line_events or may_matter(line)):
                 self._read_payload(line[skip:])
 
     def _read_payload(self, payload: bytes) -> None:
@@ -126,11 +126,11 @@ class EventStream:
         except orjson.JSONDecodeError:
             text = payload.strip()
             if text == b"[DONE]":
-                self._reading.done()
+                self._parser.done()
             # What is no JSON at all (a keep-alive text) need not be put together with more.
             return text[:1] not in (b"{", b"[") or text == b"[DONE]"
         if isinstance(event, dict):
-            self._reading.event(event)
+            self._parser.event(event)
         return True
 
     def _put_aside(self, payload: bytes) -> None:
@@ -151,13 +151,13 @@ class EventStream:
             self._skim(payload)
 
     def _skim(self, payload: bytes) -> None:
-        skimmer = Skimmer(self._reading.wanted)
-        skimmer.feed(payload)
-        self._read_skimmed(skimmer)
+        partial = PartialJsonParser(self._parser.wanted)
+        partial.feed(payload)
+        self._read_skimmed(partial)
 
-    def _read_skimmed(self, skimmer: Skimmer) -> None:
-        if isinstance(skimmer.found, dict):
-            self._reading.event(skimmer.found)
+    def _read_skimmed(self, partial: PartialJsonParser) -> None:
+        if isinstance(partial.found, dict):
+            self._parser.event(partial.found)
 
 
 def _with_plain_line_ends(data: bytes) -> tuple[bytes, bytes]:

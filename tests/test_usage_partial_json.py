@@ -11,14 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from usage_support import pieces_of
 
-from ccproxy_flask.usage.skim import JsonBody, Skimmer
+from ccproxy_flask.usage.partial_json import JsonBody, PartialJsonParser
 
 WANTED = {"a": None, "deep": {"b": None}, "list": [{"c": None}]}
 
 
-def skim(text: bytes, size: int = 1 << 20, wanted=WANTED) -> Skimmer:
+def skim(text: bytes, size: int = 1 << 20, wanted=WANTED) -> PartialJsonParser:
     """Return a skimmer that was fed *text* in pieces."""
-    skimmer = Skimmer(wanted)
+    skimmer = PartialJsonParser(wanted)
     for piece in pieces_of(text, size):
         skimmer.feed(piece)
     return skimmer
@@ -119,7 +119,7 @@ def test_memory_does_not_grow_with_the_text():
     piece = json.dumps([{"text": 'word "quoted" ' * 40, "n": [1, 2, {"x": []}]}] * 20).encode()[
         1:-1
     ]
-    skimmer = Skimmer(WANTED)
+    skimmer = PartialJsonParser(WANTED)
     skimmer.feed(b'{"messages":[')
     skimmer.feed(piece)
     tracemalloc.start()
@@ -135,7 +135,7 @@ def test_memory_does_not_grow_with_the_text():
 def test_items_of_a_root_list_are_handed_on():
     """Each item goes out as soon as it is whole, and is not kept."""
     items = []
-    skimmer = Skimmer([{"c": None}], items.append)
+    skimmer = PartialJsonParser([{"c": None}], items.append)
     text = json.dumps([{"c": n, "d": [n]} for n in range(300)]).encode()
     for piece in pieces_of(text, 10):
         skimmer.feed(piece)

@@ -8,7 +8,7 @@ again: the last chunk, without choices, and ``"usage":null`` in the others (Open
 from __future__ import annotations
 
 import re
-from typing import Any, Protocol
+from typing import Any
 
 import orjson
 
@@ -34,30 +34,6 @@ def asking_for_usage(body: bytes) -> bytes | None:
         return None
     parsed["stream_options"] = {**(options or {}), "include_usage": True}
     return orjson.dumps(parsed)
-
-
-class Filter(Protocol):
-    """What of an answer the client is to see."""
-
-    def feed(self, data: bytes) -> bytes:
-        """Return what of *data*, and of what was held back before, the client is to see."""
-
-    def close(self) -> bytes:
-        """Return what is still held back."""
-
-
-class Everything:
-    """Lets all of it pass."""
-
-    __slots__ = ()
-
-    def feed(self, data: bytes) -> bytes:
-        """Return *data*."""
-        return data
-
-    def close(self) -> bytes:
-        """Return nothing."""
-        return b""
 
 
 class UsageRemover:

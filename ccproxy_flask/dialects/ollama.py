@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from .base import ERROR_WANTED, Reading, Usage, count_of, name_of, object_of
+import orjson
+
+from ..usage.parser import ERROR_WANTED, ResponseParser, Usage, as_count, as_name, as_object
+from ..usage.request import asks_by_member
+from .base import Dialect, Endpoint, names
 
 if TYPE_CHECKING:
-    from .skim import WantedMembers
+    from ..errors import ProxyError
+    from ..usage.partial_json import WantedMembers
 
 _CONTENT_KEYS = ("content", "thinking", "tool_calls")
 
 
-class OllamaReading(Reading):
+class OllamaParser(ResponseParser):
     """An answer of /api/chat, /api/generate or /api/embed, or the stream of one."""
 
     __slots__ = ("_usage",)
@@ -33,7 +38,7 @@ class OllamaReading(Reading):
         super().__init__(status)
         self._usage: Usage | None = None
 
-    def worth_reading(self, block: bytes) -> bool:
+    def may_matter(self, block: bytes) -> bool:
         """Once the content has begun: the line that is the last, or an error."""
         return (
             not self.content_seen
@@ -51,7 +56,7 @@ class OllamaReading(Reading):
             self.note_error(document)
             return
         if not self.content_seen:
-            message = object_of(document.get("message"))
+            message = as_object(document.get("message"))
             self.content_seen = bool(
                 any(map(message.get, _CONTENT_KEYS))
                 or document.get("response")
@@ -59,16 +64,50 @@ class OllamaReading(Reading):
             )
         if document.get("done") is True:
             self.complete = True
-            self.finish_reason = name_of(document.get("done_reason"))
+            self.finish_reason = as_name(document.get("done_reason"))
         if (
             type(document.get("prompt_eval_count")) is int
             or type(document.get("eval_count")) is int
         ):
             self._usage = Usage(
-                tokens_input=count_of(document.get("prompt_eval_count")),
-                tokens_output=count_of(document.get("eval_count")),
+                tokens_input=as_count(document.get("prompt_eval_count")),
+                tokens_output=as_count(document.get("eval_count")),
             )
 
     def usage(self) -> Usage | None:
         """Return what was used, where the last line came."""
         return self._usage
+
+
+def error_body(error: ProxyError, request_id: str) -> bytes:  # noqa: ARG001  it is in the headers
+    """Return *error* as Ollama has it: a text."""
+    return orjson.dumps({"error": str(error)})
+
+
+_STREAM_BY_DEFAULT = ("/api/chat", "/api/generate")
+
+
+def _asks_for_stream(path: str, document: dict[str, Any] | None) -> bool | None:
+    if document is None or isinstance(document.get("stream"), bool):
+        return asks_by_member(path, document)
+    return path.endswith(_STREAM_BY_DEFAULT)
+
+
+# Members of its JSON that say nothing secret (its API reference).
+_SHOWN = names("""
+    done done_reason keep_alive min_p mirostat num_ctx num_keep num_predict options raw
+    repeat_penalty template think
+""")
+
+DIALECT = Dialect(
+    name="ollama",
+    setting="ollama",
+    endpoints=(
+        Endpoint(r"/api/chat", "/api/chat", "POST", generates=True),
+        Endpoint(r"/api/generate", "/api/generate", "POST", generates=True),
+    ),
+    parser=OllamaParser,
+    error_body=error_body,
+    asks_for_stream=_asks_for_stream,
+    shown=_SHOWN,
+)

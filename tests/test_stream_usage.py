@@ -7,7 +7,7 @@ import time
 import orjson
 import pytest
 
-from ccproxy_flask.proxy.inject import UsageRemover, asking_for_usage
+from ccproxy_flask.dialects.stream_usage import UsageRemover, asking_for_usage
 
 DELTA = b'data: {"id":"c","choices":[{"index":0,"delta":{"content":"\xc3\xa9"}}],"usage":null}\n\n'
 SHOWN_DELTA = b'data: {"id":"c","choices":[{"index":0,"delta":{"content":"\xc3\xa9"}}]}\n\n'

@@ -13,6 +13,7 @@ from decimal import Decimal
 from functools import lru_cache
 from importlib.metadata import version
 from typing import TYPE_CHECKING, TypeAlias
+from urllib.parse import urlsplit
 
 from genai_prices.data_snapshot import find_provider_by_id, get_snapshot
 from genai_prices.types import TieredPrices
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     from genai_prices.types import ModelInfo, ModelPrice, Provider
 
-    from .base import Usage, WireApi
+    from .usage import Usage
 
 SOURCE_PROVIDER = "provider"
 SOURCE_TABLE = f"prices:{version('genai-prices')}"
@@ -34,17 +35,9 @@ _BILLS_IN_ANSWER = frozenset({"openrouter", "x-ai", "perplexity"})
 _OWN_MACHINES = frozenset(
     {"ollama", "lmstudio", "vllm", "gpustack", "llamacpp", "llama-cpp", "localai", "sglang"}
 )
-# Whose prices hold where a provider of another name speaks the format.
-_VENDOR_OF_API: Mapping[WireApi, str] = {
-    "anthropic_messages": "anthropic",
-    "gemini": "google",
-    "openai_chat": "openai",
-    "openai_completions": "openai",
-    "openai_embeddings": "openai",
-    "openai_responses": "openai",
-}
 _OPEN_WEIGHTS = re.compile(r"\bgpt-oss\b|\bgemma")
 _NOBODY = ""
+_ROUTER = "https://router.huggingface.co/"
 _ALIASES = {"gemini": "google", "vertex": "google", "grok": "x-ai", "bedrock": "aws"}
 # Batches cost half the price ("Batch processing" of each, 2026-11), also before the table knew.
 _HALVES_BATCHES = frozenset({"anthropic", "openai", "azure", "google", "mistral", "groq"})
@@ -187,21 +180,24 @@ class PriceBook:
     def price(
         self,
         provider: str | None,
-        api: WireApi,
+        format_vendor: str | None,
         usage: Usage,
         *,
         model: str | None,
         model_requested: str | None,
         at: datetime,
+        url: str = "",
         batch: bool = False,
     ) -> Price | None:
         """Return what *usage* cost with the provider named *provider*, None where unknown.
 
-        *model* is what the answer named, *at* the request's time. Never raises.
+        The table knows providers by their names, or by the *url* of the request. For those it
+        lacks the prices of *format_vendor* hold, who made the wire format. *model* is what the
+        answer named, *at* the request's time. Never raises.
         """
-        vendor = _vendor_id(provider, api)
-        if vendor is None:
-            vendor = _vendor_by_model(api, model or model_requested)
+        vendor = _vendor_id(provider, url.partition("?")[0], model_requested)
+        if vendor is None and not _is_anybodys(model or model_requested):
+            vendor = format_vendor
         billed = usage.provider_cost_usd if vendor in _BILLS_IN_ANSWER else None
         names = (model, model_requested)
         try:
@@ -252,28 +248,35 @@ class PriceBook:
 
 
 @lru_cache(maxsize=256)
-def _vendor_id(provider: str | None, api: WireApi) -> str | None:
+def _vendor_id(provider: str | None, url: str, model: str | None) -> str | None:
     """Return the id in the table of who bills for *provider*, None for who is not in it.
 
     What is known to bill nobody has the id "".
     """
     name = (provider or "").lower()
-    if api == "other" or name in _OWN_MACHINES:
+    if name in _OWN_MACHINES:
         return _NOBODY
     if not name:
         return None
-    found = find_provider_by_id(get_snapshot().providers, _ALIASES.get(name, name))
+    vendors = get_snapshot().providers
+    found = find_provider_by_id(vendors, _ALIASES.get(name, name))
+    if found is None:
+        found = next((each for each in vendors if re.match(each.api_pattern, url)), None)
+    if found is None and (name == "huggingface" or url.startswith(_ROUTER)):
+        found = _routed_to(url, model)
     return None if found is None else found.id
 
 
-def _vendor_by_model(api: WireApi, model: str | None) -> str | None:
-    """Return whose prices hold where a provider that the table lacks speaks the format *api*.
+def _routed_to(url: str, model: str | None) -> Provider | None:
+    """Return whom the router of HuggingFace asks: /<provider>/v1/…, or <model>:<provider>."""
+    first = urlsplit(url).path[1:].partition("/")[0]
+    ids = (f"huggingface_{first}", f"huggingface_{(model or '').rpartition(':')[2]}")
+    return next((each for each in get_snapshot().providers if each.id in ids), None)
 
-    None for models that anybody can run.
-    """
-    if model is None or _OPEN_WEIGHTS.search(model.lower()):
-        return None
-    return _VENDOR_OF_API.get(api)
+
+def _is_anybodys(model: str | None) -> bool:
+    """True for models that anybody can run, and where none was named."""
+    return model is None or _OPEN_WEIGHTS.search(model.lower()) is not None
 
 
 def _entry_for(

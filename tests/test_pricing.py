@@ -10,8 +10,9 @@ from genai_prices import data_snapshot
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ccproxy_flask.usage import Price, PriceBook, Usage
-from ccproxy_flask.usage.pricing import OVERRIDES, SOURCE_TABLE
+from ccproxy_flask.dialects import BY_NAME
+from ccproxy_flask.pricing import OVERRIDES, SOURCE_TABLE, Price, PriceBook
+from ccproxy_flask.usage import Usage
 
 NOW = datetime(2026, 11, 20, 13, 30, tzinfo=UTC)
 MILLION = 1_000_000
@@ -21,16 +22,17 @@ API_OF = {"anthropic": "anthropic_messages", "gemini": "gemini", "google": "gemi
 
 
 def price(
-    provider, model, usage=None, at=NOW, requested=None, api=None, batch=False, **counts
+    provider, model, usage=None, at=NOW, requested=None, api=None, batch=False, url="", **counts
 ) -> Price | None:
     """Return what *counts* cost with a provider."""
     return BOOK.price(
         provider,
-        api or API_OF.get(provider, "openai_chat"),
+        BY_NAME[api or API_OF.get(provider, "openai_chat")].price_vendor,
         usage or Usage(**counts),
         model=model,
         model_requested=requested,
         at=at,
+        url=url,
         batch=batch,
     )
 
@@ -276,6 +278,52 @@ def test_own_machines_cost_nothing_known(provider):
     assert price(provider, "gpt-4o", tokens_input=5) is None
 
 
+ROUTER = "https://router.huggingface.co"
+
+
+@pytest.mark.parametrize(
+    ("provider", "url", "model", "requested", "known"),
+    [
+        ("hf", f"{ROUTER}/together/v1/chat/completions", "deepseek-ai/DeepSeek-R1", None, True),
+        (
+            "hf",
+            f"{ROUTER}/v1/chat/completions",
+            "openai/gpt-oss-120b",
+            "openai/gpt-oss-120b:groq",
+            True,
+        ),
+        (
+            "hf",
+            f"{ROUTER}/v1/chat/completions",
+            "openai/gpt-oss-120b",
+            "openai/gpt-oss-120b",
+            False,
+        ),
+        ("hf", f"{ROUTER}/nobody/v1/chat/completions", "openai/gpt-oss-120b", None, False),
+        (
+            "huggingface",
+            "http://127.0.0.1:1/together/v1/chat/completions",
+            "deepseek-ai/DeepSeek-R1",
+            None,
+            True,
+        ),
+        (
+            "fast",
+            "https://api.groq.com/openai/v1/chat/completions",
+            "openai/gpt-oss-120b",
+            None,
+            True,
+        ),
+        ("mine", "http://127.0.0.1:8000/v1/chat/completions", "openai/gpt-oss-120b", None, False),
+    ],
+)
+def test_providers_are_known_by_their_address(provider, url, model, requested, known):
+    """Whatever a provider is called, the prices of its address hold; a router has several."""
+    found = price(provider, model, requested=requested, url=url, tokens_input=MILLION)
+    assert (found is not None) is known
+    assert not known or found.total > 0
+
+
 def test_providers_of_other_names():
     """A provider that the operator named is priced by the format it speaks."""
     assert total("openai-eu", "gpt-4o", tokens_input=MILLION) == Decimal("2.5")
@@ -285,7 +333,6 @@ def test_providers_of_other_names():
     # Anybody can run it, also at home.
     assert price("mine", "openai/gpt-oss-120b", tokens_input=5) is None
     assert price("groq", "openai/gpt-oss-120b", tokens_input=5) is not None
-    assert price("openai", "gpt-4o", api="other", tokens_input=5) is None
 
 
 @pytest.mark.parametrize(

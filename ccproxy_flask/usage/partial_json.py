@@ -55,7 +55,7 @@ class _Frame:
         self.key = ""
 
 
-class Skimmer:
+class PartialJsonParser:
     """Keeps what is *wanted* of one JSON text. ``found`` has it, also while the text goes on.
 
     Items of a list at the root go to *on_item*, where one is given, as soon as each is whole.
@@ -305,12 +305,12 @@ class JsonBody:
         self._limit = limit
         self._parts: list[bytes] = []
         self._size = 0
-        self._skimmer: Skimmer | None = None
+        self._partial: PartialJsonParser | None = None
 
     def feed(self, data: bytes) -> None:
         """Take the next piece of the text."""
-        if self._skimmer is not None:
-            self._skimmer.feed(data)
+        if self._partial is not None:
+            self._partial.feed(data)
             return
         self._parts.append(data)
         self._size += len(data)
@@ -319,18 +319,18 @@ class JsonBody:
 
     def end(self) -> tuple[Any, bool]:
         """Return the document (of a cut one, what was found), and whether it was whole."""
-        if self._skimmer is None:
+        if self._partial is None:
             try:
                 return orjson.loads(b"".join(self._parts)), True
             except orjson.JSONDecodeError:
                 self._skim()
-        skimmer = self._skimmer
-        return (skimmer.found, skimmer.complete) if skimmer else (None, False)
+        partial = self._partial
+        return (partial.found, partial.complete) if partial else (None, False)
 
     def _skim(self) -> None:
         text = b"".join(self._parts)
         self._parts.clear()
         # An error of Google's can come as a list of one.
         is_list = text.lstrip()[:1] == b"["
-        self._skimmer = Skimmer([self._wanted] if is_list else self._wanted)
-        self._skimmer.feed(text)
+        self._partial = PartialJsonParser([self._wanted] if is_list else self._wanted)
+        self._partial.feed(text)

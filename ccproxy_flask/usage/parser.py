@@ -1,29 +1,17 @@
-"""What the readers find out, and the small tools they share."""
+"""What is found out about an answer, and what the parsers of all wire formats share."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..errors import error_type_of_status
 from ..redact import plain_name, shortened
 
 if TYPE_CHECKING:
     from ..errors import ErrorType
-    from .skim import WantedMembers
-
-WireApi = Literal[
-    "anthropic_messages",
-    "openai_chat",
-    "openai_completions",
-    "openai_embeddings",
-    "openai_responses",
-    "gemini",
-    "ollama",
-    "other",
-]
-"""The wire formats. ``other`` is what generates nothing: model lists, token counting, files."""
+    from .partial_json import WantedMembers
 
 SMALL_JSON = 64 << 10
 """JSON up to this size (bytes) is parsed whole; of larger texts only the wanted values are kept."""
@@ -63,7 +51,7 @@ class Usage:
 
 
 @dataclass(slots=True)
-class Answer:
+class ResponseFacts:
     """What an answer said of itself, as far as it was seen."""
 
     model: str | None = None
@@ -76,11 +64,11 @@ class Answer:
     """The terminal event of the stream, or the whole of the JSON, was seen."""
 
 
-class Reading:
-    """What has been read of one answer so far; one subclass for each wire format.
+class ResponseParser:
+    """What has been read of one answer so far; one subclass for each wire format (`dialects`).
 
-    The framing (:mod:`.sse`, :mod:`.skim`) calls ``event`` for each event of a stream that is
-    ``worth_reading``, or ``document`` once for a JSON body. Values come from the network: nothing
+    The framing (:mod:`.sse`, :mod:`.partial_json`) calls ``event`` for each event of a stream that
+    ``may_matter``, or ``document`` once for a JSON body. Values come from the network: nothing
     may be taken for what it should be.
     """
 
@@ -97,6 +85,8 @@ class Reading:
 
     wanted: ClassVar[WantedMembers] = {}
     """What of an event or document the subclass looks at."""
+    streams_as_list: ClassVar[bool] = False
+    """A stream may come as one JSON list, each item an event."""
 
     def __init__(self, status: int) -> None:
         self.status = status
@@ -108,7 +98,7 @@ class Reading:
         self.streaming = False
         self.complete = False
 
-    def worth_reading(self, block: bytes) -> bool:
+    def may_matter(self, block: bytes) -> bool:
         """Return False where no event in *block* can change what is known; must be fast."""
         return bool(block)
 
@@ -131,7 +121,7 @@ class Reading:
     def note_model(self, value: object) -> None:
         """Keep the first model that is named."""
         if self.model is None and value:
-            self.model = name_of(value)
+            self.model = as_name(value)
 
     def note_error(self, document: dict[str, Any]) -> None:
         """Take note of the error *document*, the first one counts."""
@@ -204,7 +194,7 @@ def _error_parts(document: dict[str, Any]) -> tuple[list[object], str | None]:
     detail = document.get("detail")
     first = detail[0] if isinstance(detail, list) and detail else detail
     if isinstance(first, dict):
-        return kinds, text_of(first.get("msg") or first.get("message"))
+        return kinds, as_text(first.get("msg") or first.get("message"))
     return kinds, None
 
 
@@ -218,7 +208,7 @@ ERROR_WANTED: WantedMembers = {
 }
 
 
-def count_of(value: object) -> int:
+def as_count(value: object) -> int:
     """Return *value* where it is a sensible number of tokens, else 0."""
     if type(value) is int:
         return value if 0 <= value <= _LARGEST_COUNT else 0
@@ -227,29 +217,44 @@ def count_of(value: object) -> int:
     return 0
 
 
-def name_of(value: object) -> str | None:
+def as_name(value: object) -> str | None:
     """Return *value* where it is a name (of a model, of a reason), and no key in its place."""
     return plain_name(value) if isinstance(value, str) and value else None
 
 
-def text_of(value: object) -> str | None:
+def as_text(value: object) -> str | None:
     """Return *value* where it is a text that is not empty."""
     return value if isinstance(value, str) and value else None
 
 
-def object_of(value: object) -> dict[str, Any]:
+def as_object(value: object) -> dict[str, Any]:
     """Return *value* where it is a JSON object, else an empty one."""
     return value if isinstance(value, dict) else {}
 
 
-def objects_of(value: object) -> list[dict[str, Any]]:
+def as_objects(value: object) -> list[dict[str, Any]]:
     """Return the JSON objects of *value* where it is a list, else an empty list."""
     return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
 
 
-def money_of(value: object) -> Decimal | None:
+def as_money(value: object) -> Decimal | None:
     """Return *value* in USD where it is an amount: a number that is not negative."""
     if type(value) not in (int, float):
         return None
     amount = Decimal(str(value))
     return amount if amount.is_finite() and amount >= 0 else None
+
+
+class PlainParser(ResponseParser):
+    """What generates nothing: no model has answered, but there may be an error."""
+
+    __slots__ = ()
+
+    wanted: ClassVar[WantedMembers] = ERROR_WANTED
+
+    def document(self, document: dict[str, Any]) -> None:
+        """Take note of a whole answer, or of an event."""
+        super().document(document)
+        self.model = None
+        if self.streaming and document.get("error"):
+            self.note_error(document)

@@ -1,0 +1,195 @@
+"""Google's Gemini API, also as served by Vertex AI (ai.google.dev: "UsageMetadata"; 2026-11)."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import orjson
+
+from ..usage.parser import (
+    ERROR_WANTED,
+    ResponseParser,
+    Usage,
+    as_count,
+    as_name,
+    as_object,
+    as_objects,
+)
+from ..usage.request import asks_by_member
+from .base import Dialect, Endpoint, names
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ..errors import ProxyError
+    from ..usage.partial_json import WantedMembers
+
+# Vertex may send the number of the enum instead of its name ("Modality").
+_AUDIO = frozenset({"AUDIO", 4})
+_IMAGE = frozenset({"IMAGE", 2})
+
+
+class GeminiParser(ResponseParser):
+    """An answer of generateContent, or the stream of one: each chunk has the same shape."""
+
+    __slots__ = ("_usage",)
+
+    streams_as_list: ClassVar[bool] = True  # without `alt=sse`
+    wanted: ClassVar[WantedMembers] = {
+        **ERROR_WANTED,
+        "modelVersion": None,
+        "usageMetadata": None,
+        "candidates": [{"index": None, "finishReason": None, "content": {"parts": None}}],
+    }
+
+    def __init__(self, status: int) -> None:
+        super().__init__(status)
+        self._usage: dict[str, Any] | None = None
+
+    def document(self, document: dict[str, Any]) -> None:
+        """Take note of a chunk of a stream, or of a whole answer."""
+        self.note_model(document.get("modelVersion"))
+        for place, candidate in enumerate(as_objects(document.get("candidates"))):
+            if reason := as_name(candidate.get("finishReason")):
+                # Of several candidates the first one speaks.
+                if self.finish_reason is None or not candidate.get("index", place):
+                    self.finish_reason = reason
+                # There is no other sign that a stream is over.
+                self.complete = True
+            if not self.content_seen:
+                parts = as_objects(as_object(candidate.get("content")).get("parts"))
+                self.content_seen = any(any(part.values()) for part in parts)
+        usage = document.get("usageMetadata")
+        # The last one counts, as a whole: the figures start again at each round of tools. For a
+        # blocked prompt there is only the traffic type.
+        if isinstance(usage, dict) and any(key.endswith("TokenCount") for key in usage):
+            self._usage = usage
+        if document.get("error"):
+            self.note_error(document)
+
+    def usage(self) -> Usage | None:
+        """Return what was used, as far as the answer said."""
+        return None if self._usage is None else _usage_of(self._usage)
+
+
+def _usage_of(raw: dict[str, Any]) -> Usage:
+    tool_prompt = as_count(raw.get("toolUsePromptTokenCount"))
+    prompt = as_count(raw.get("promptTokenCount")) + tool_prompt
+    cached = as_count(raw.get("cachedContentTokenCount"))
+    thoughts = as_count(raw.get("thoughtsTokenCount"))
+    made = raw.get("candidatesTokensDetails")
+    return Usage(
+        tokens_input=max(prompt - cached, 0),
+        tokens_output=as_count(raw.get("candidatesTokenCount")) + thoughts,
+        cache_read_tokens=cached,
+        tokens_reasoning=thoughts,
+        audio_input_tokens=_of_modality(raw.get("promptTokensDetails"), _AUDIO)
+        + _of_modality(raw.get("toolUsePromptTokensDetails"), _AUDIO),
+        cache_audio_read_tokens=_of_modality(raw.get("cacheTokensDetails"), _AUDIO),
+        audio_output_tokens=_of_modality(made, _AUDIO),
+        image_output_tokens=_of_modality(made, _IMAGE),
+        service_tier=as_name(raw.get("serviceTier")),
+    )
+
+
+def _of_modality(details: object, modality: frozenset[object]) -> int:
+    if not details:
+        return 0
+    return sum(
+        as_count(part.get("tokenCount"))
+        for part in as_objects(details)
+        if isinstance(kind := part.get("modality"), str | int) and kind in modality
+    )
+
+
+# google.rpc.Code, of the statuses that have one of their own.
+_ERROR_CODES = {
+    403: "PERMISSION_DENIED",
+    404: "NOT_FOUND",
+    408: "DEADLINE_EXCEEDED",
+    426: "FAILED_PRECONDITION",
+    501: "UNIMPLEMENTED",
+    502: "UNAVAILABLE",
+    503: "UNAVAILABLE",
+    504: "DEADLINE_EXCEEDED",
+}
+
+
+def error_body(error: ProxyError, request_id: str) -> bytes:  # noqa: ARG001  it is in the headers
+    """Return *error* as Google's APIs have it."""
+    other = "INVALID_ARGUMENT" if error.status < 500 else "INTERNAL"
+    code = _ERROR_CODES.get(error.status, other)
+    shape = {"code": error.status, "message": str(error), "status": code}
+    return orjson.dumps({"error": shape})
+
+
+_CALL = re.compile(r":(?:generate|streamGenerate|embed|batchEmbed)Contents?$|:countTokens$")
+_METHOD = re.compile(r":(\w+)$")
+_HEADERS = frozenset({"x-goog-api-key", "x-goog-api-client"})
+_ROOTS = ("/v1beta/", "/v1alpha/", "/upload/")
+
+
+def _is_spoken(path: str, headers: Mapping[str, str]) -> bool:
+    if "/openai/" in path:  # its endpoint for clients of OpenAI
+        return False
+    if not headers.keys().isdisjoint(_HEADERS) or _CALL.search(path):
+        return True
+    return any(root in f"{path}/" for root in _ROOTS)
+
+
+def _is_for_gemini(path: str, headers: Mapping[str, str]) -> bool:
+    if path.startswith(_ROOTS):
+        return True
+    # google-genai calls /v1/ where its base URL was changed.
+    ours = not headers.keys().isdisjoint(_HEADERS) or _CALL.search(path) is not None
+    return ours and path.startswith("/v1/")
+
+
+def _asks_for_stream(path: str, document: dict[str, Any] | None) -> bool | None:
+    method = _METHOD.search(path)
+    return method[1].lower().startswith("stream") if method else asks_by_member(path, document)
+
+
+# Members of its JSON that say nothing secret (its API reference).
+_SHOWN = names("""
+    allowedFunctionNames avgLogprobs blockReason cacheTokensDetails candidateCount
+    candidates candidatesTokensDetails code_execution codeExecution codeExecutionResult
+    contents createdAt createTime executableCode fileData finishMessage finishReason
+    functionCall functionCallingConfig functionDeclarations functionResponse
+    generationConfig google_search googleSearch groundingChunkIndices groundingChunks
+    groundingMetadata groundingSupports includeThoughts inlineData maxOutputTokens
+    modalities modality modelVersion nextPageToken outcome parametersJsonSchema parts
+    probability promptFeedback promptTokensDetails quota response_mime_type
+    response_modalities responseId responseJsonSchema responseMimeType responseModalities
+    responseSchema safetyRatings safetySettings segment serviceTier severity stopSequences
+    systemInstruction thinkingBudget thinkingConfig thinkingLevel thought toolCall
+    toolConfig toolResponse toolUsePromptTokensDetails topK topP trafficType urlContext
+    urlContextMetadata urlMetadata urlRetrievalStatus usageMetadata web webSearchQueries
+""")
+
+DIALECT = Dialect(
+    name="gemini",
+    setting="gemini",
+    endpoints=(
+        Endpoint(r":generateContent", "/v1beta/models:generateContent", "POST", generates=True),
+        Endpoint(
+            r":streamGenerateContent",
+            "/v1beta/models:streamGenerateContent",
+            "POST",
+            generates=True,
+        ),
+        Endpoint(r":countTokens", "/v1beta/models:countTokens"),
+        Endpoint(r":(?:batchE|e)mbedContents?", "/v1beta/models:embedContent"),
+        Endpoint(r"/v1beta/models(?:/[^/:]*)?", "/v1beta/models"),
+    ),
+    parser=GeminiParser,
+    error_body=error_body,
+    speaks=_is_spoken,
+    claims=_is_for_gemini,
+    provider="gemini",
+    key_headers=("x-goog-api-key",),
+    asks_for_stream=_asks_for_stream,
+    price_vendor="google",
+    shown=_SHOWN,
+)
