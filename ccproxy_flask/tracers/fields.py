@@ -69,7 +69,7 @@ MEASURES = re.compile(
 )
 
 # Members that have names of models, tools and reasons: no key may be one.
-NAMES = _names("""
+NAMES = names("""
     model model_version modelVersion name service_tier serviceTier finish_reason finishReason
     stop_reason done_reason tool_name
 """)
