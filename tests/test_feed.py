@@ -12,7 +12,8 @@ import pytest
 from recording_support import forked, make_record, open_writer
 from scripted import wait_until
 
-from ccproxy_flask.journal import Feed, Subscription
+from ccproxy_flask.dashboard.feed import SharedSnapshot
+from ccproxy_flask.journal import Feed, Subscription, TooManyWatchers, events
 from ccproxy_flask.journal.segments import list_segments
 from ccproxy_flask.record import COLUMNS
 
@@ -341,3 +342,26 @@ def test_watcher_that_selects(tmp_path, feed):
         overflow, *rest = take(chosen, 3)
     assert overflow["data"] == {"missed": 2}
     assert rest == [record.request_id for record in records[5::2]]
+
+
+def test_so_many_watch_and_no_more(feed, monkeypatch):
+    """Over the bound a watcher is refused with when to come again; one that leaves makes room."""
+    monkeypatch.setattr(events, "MOST_WATCHERS", 3)
+    watching = [feed.subscribe() for _ in range(3)]
+    with pytest.raises(TooManyWatchers) as refused:
+        feed.subscribe()
+    assert refused.value.retry_after > 0
+    watching[0].close()
+    watching[0] = feed.subscribe()
+    for subscription in watching:
+        subscription.close()
+
+
+def test_many_viewers_share_a_snapshot(feed):
+    """One viewer gets the figures as they are; where many watch, they get the same text."""
+    alone, crowd = SharedSnapshot(), SharedSnapshot()
+    assert alone.text(feed, None) is not alone.text(feed, None)
+    watching = [feed.subscribe() for _ in range(events.MOST_WATCHERS)]
+    assert len({id(crowd.text(feed, None)) for _ in range(50)}) == 1
+    for subscription in watching:
+        subscription.close()

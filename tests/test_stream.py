@@ -24,6 +24,7 @@ from werkzeug.serving import WSGIRequestHandler, make_server
 
 from ccproxy_flask import logs, tracing
 from ccproxy_flask.journal import Feed
+from ccproxy_flask.journal import events as feed_events
 from ccproxy_flask.journal.segments import list_segments
 from ccproxy_flask.logs.stream import Lines, Selection
 from ccproxy_flask.record import COLUMNS, RequestRecord
@@ -153,6 +154,19 @@ def test_many_readers_get_the_same(site: Site) -> None:
         ids = [event.data["request_id"] for event in reader.take(20)]
         assert ids == [record.request_id for record in records]
         reader.close()
+
+
+def test_too_many_readers_are_told_when_to_come_again(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reader over the bound gets 503 with Retry-After, and those before it go on."""
+    monkeypatch.setattr(feed_events, "MOST_WATCHERS", 1)
+    with Reader(site.port) as first:
+        refused = Reader(site.port)
+        assert (refused.status, int(refused.headers["retry-after"]) > 0) == (503, True)
+        refused.close()
+        open_writer(site.journal).start(make_record())
+        assert first.next().name == "request_start"
 
 
 def test_heartbeat(tmp_path: Path) -> None:

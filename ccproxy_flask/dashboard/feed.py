@@ -26,6 +26,7 @@ from flask import current_app
 from simple_websocket import ConnectionClosed
 
 from ccproxy_flask.errors import StoreUnavailable
+from ccproxy_flask.journal import TooManyWatchers
 from ccproxy_flask.store.base import LogFilter
 
 from . import format as texts
@@ -40,6 +41,8 @@ ENTRIES = 100
 SPAN = timedelta(hours=24)
 SNAPSHOT_SECONDS = 30.0
 SECOND_SNAPSHOT_SECONDS = 2.0
+SNAPSHOT_AGE = 2.0
+AGE_PER_VIEWER = 0.02
 HEARTBEAT_SECONDS = 10.0
 SEND_SECONDS = 20.0
 SOCKET_OPTIONS = {"ping_interval": 15, "max_message_size": 4096}
@@ -51,6 +54,7 @@ _MANY = 500
 _TRIES = 3
 
 GOING_AWAY = 1001
+TRY_AGAIN_LATER = 1013
 COLLECTION_OFF = 4503
 COLLECTION_OFF_REASON = "Logs collection is disabled"
 
@@ -67,6 +71,8 @@ def follow(ws: Server) -> None:
             with closing(feed.subscribe()) as subscription:
                 _Viewer(ws, feed, subscription, current_app.extensions.get("ccproxy.store")).serve()
             ws.close(GOING_AWAY, "The server is going away")
+    except TooManyWatchers as error:
+        ws.close(TRY_AGAIN_LATER, str(error))
     except (ConnectionClosed, OSError):
         ws.connected = False
     finally:
@@ -81,7 +87,33 @@ def snapshot() -> str:
         raise StoreUnavailable(COLLECTION_OFF_REASON)
     # Who is in flight is known to a feed that somebody watches.
     with closing(feed.subscribe(limit=1)):
-        return texts.message("snapshot", snapshot_data(feed, store))
+        return _shared_snapshot().text(feed, store)
+
+
+class SharedSnapshot:
+    """The last message ``snapshot``, for all viewers of this process. The more they are, the older
+    it may be: so many of them ask no more of the store than a few."""
+
+    def __init__(self) -> None:
+        self._making = threading.Lock()
+        self._text = ""
+        self._made_at = float("-inf")
+
+    def text(self, feed: Feed, store: Store | None) -> str:
+        """Return it; made anew where it is too old for so many viewers."""
+        asked_at = time.monotonic()
+        with self._making:
+            if asked_at - self._made_at > min(SNAPSHOT_AGE, AGE_PER_VIEWER * feed.watchers):
+                self._made_at = time.monotonic()
+                self._text = texts.message("snapshot", snapshot_data(feed, store))
+            return self._text
+
+
+def _shared_snapshot() -> SharedSnapshot:
+    shared: SharedSnapshot = current_app.extensions.setdefault(
+        "ccproxy.dashboard.snapshot", SharedSnapshot()
+    )
+    return shared
 
 
 def snapshot_data(feed: Feed, store: Store | None) -> dict[str, Any]:
@@ -116,6 +148,7 @@ class _Viewer:
         self, ws: Server, feed: Feed, subscription: Subscription, store: Store | None
     ) -> None:
         self._ws, self._feed, self._subscription, self._store = ws, feed, subscription, store
+        self._snapshot = _shared_snapshot()
         self._heartbeat_at = 0.0
         self._snapshot_at = 0.0
         self._snapshot_again = True
@@ -167,7 +200,7 @@ class _Viewer:
     def _send_snapshot(self) -> None:
         wait = SECOND_SNAPSHOT_SECONDS if self._snapshot_again else SNAPSHOT_SECONDS
         self._snapshot_at, self._snapshot_again = time.monotonic() + wait, False
-        self._send(texts.message("snapshot", snapshot_data(self._feed, self._store)))
+        self._send(self._snapshot.text(self._feed, self._store))
 
     def _send(self, text: str) -> None:
         self._ws.send(text)

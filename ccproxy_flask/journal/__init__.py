@@ -4,7 +4,7 @@ One line for the start and one for the end of each request, in append-only segme
 A record exists once its line is written; nothing in memory is lost with a process.
 """
 
-from .events import Feed, Subscription
+from .events import Feed, Subscription, TooManyWatchers
 from .writer import JournalWriter
 
-__all__ = ["Feed", "JournalWriter", "Subscription"]
+__all__ = ["Feed", "JournalWriter", "Subscription", "TooManyWatchers"]

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from ccproxy_flask.errors import StoreUnavailable
+
 from .follow import Event, Follower, as_row
 
 if TYPE_CHECKING:
@@ -22,8 +24,18 @@ __all__ = ["Event", "Feed", "Subscription", "as_row"]
 
 log = structlog.get_logger(__name__)
 
+MOST_WATCHERS = 256
+"""Of one feed, which is one process: each takes memory, and a share of each event's time."""
+_RETRY_SECONDS = 10
 _POLL_SECONDS = 0.05
 _CATCH_UP_SECONDS = 0.005
+
+
+class TooManyWatchers(StoreUnavailable):
+    """So many watch this process's feed that no more may."""
+
+    def __init__(self) -> None:
+        super().__init__(f"{MOST_WATCHERS} viewers watch this process already", _RETRY_SECONDS)
 
 
 class Subscription:
@@ -172,7 +184,7 @@ class Feed:
 
         With *after*, the :attr:`Event.position` of an event (or what :meth:`Subscription.take`
         gave), to what happened from there on: without gap or repeat, as long as the segments are
-        there; else it begins with an ``overflow`` of unknown size.
+        there; else it begins with an ``overflow`` of unknown size. Raises TooManyWatchers.
         """
         replay = None if after is None else Follower(self._directory, after)
         subscription = Subscription(self, limit, select, replay)
@@ -180,6 +192,8 @@ class Feed:
             if self._closed:
                 subscription.end()
                 return subscription
+            if len(self._watchers) >= MOST_WATCHERS:
+                raise TooManyWatchers
             if self._following is None:
                 following = self._following = _Following(self._directory)
                 threading.Thread(
