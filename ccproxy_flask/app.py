@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import secrets
 import socket
+import sys
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import click
 import structlog
 from flask import Flask
+from flask.cli import run_command
 
 from . import __version__, dashboard, logging, logs, metrics, pages, serving, tracing
 from .journal import Feed, JournalWriter
@@ -23,6 +27,7 @@ from .proxy.providers import Providers
 from .proxy.secrecy import Secrecy
 from .proxy.timing import Timing, gaps
 from .proxy.upstream import make_transport
+from .recorder.supervisor import Supervisor
 from .settings import Settings, handover
 from .store.remote import RemoteStore
 from .tracers import ConsoleTracer, FileTracer, QueuedTracer, Trails
@@ -91,6 +96,14 @@ class Parts:
         queued.targets = [target for target, is_on in chosen if is_on]
         return queued
 
+    def start_recorder(self) -> None:
+        """Start the recorder as a child of this process, and stop it with the process."""
+        argv = [sys.executable, "-m", "ccproxy_flask.recorder", handover.FLAG]
+        recorder = Supervisor(argv, handover.packed(self.settings))
+        recorder.start()
+        atexit.register(recorder.stop)
+        atexit.register(self.close)  # before it: the recorder stores what this writes
+
     def tend(self) -> None:
         """Start to look after journal and metrics in the background, once; safe to call again."""
         if not self._tending:
@@ -155,7 +168,16 @@ def create_app(
         app.wsgi_app = serving.BehindProxies(app.wsgi_app, settings.security.trusted_proxies)  # type: ignore[method-assign]  # Flask's documented way
     app.wsgi_app = serving.Edge(app.wsgi_app)  # type: ignore[method-assign]  # Flask's documented way
     parts.tend()
+    if settings.recording and _is_flask_run():
+        parts.start_recorder()
     return app
+
+
+def _is_flask_run() -> bool:
+    """Tell whether Flask's own server is starting: nobody but the application can start a recorder
+    there."""
+    context = click.get_current_context(silent=True)
+    return context is not None and context.command is run_command
 
 
 def _sinks(parts: Parts) -> tracing.Sinks:
