@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -18,7 +19,11 @@ import pytest
 from ccproxy_flask.journal import JournalWriter
 from ccproxy_flask.journal.segments import list_segments
 from ccproxy_flask.record import RequestRecord, new_request_id
+from ccproxy_flask.recorder.ingest import Observer
+from ccproxy_flask.recorder.recorder import Recorder
 from ccproxy_flask.settings import Settings, load_settings
+from ccproxy_flask.store.base import Store
+from ccproxy_flask.store.remote import RemoteStore
 
 ROOT = Path(__file__).resolve().parents[1]
 BEGAN = datetime(2026, 11, 21, 2, 0, tzinfo=UTC)
@@ -118,6 +123,32 @@ def recorder_process(home: Path, *argv: str, **env: str) -> Iterator[RecorderPro
         yield recorder
     finally:
         recorder.stop()
+
+
+class InProcess:
+    """A recorder in a thread of this process. ``store`` answers; :meth:`close` stores the rest."""
+
+    def __init__(self, settings: Settings, observer: Observer | None = None) -> None:
+        self._recorder = Recorder(settings, observer)
+        self.store: Store = RemoteStore(settings.recorder_socket)
+        self._thread = threading.Thread(target=self._recorder.run, daemon=True, name="recorder")
+        self._thread.start()
+
+    def close(self) -> None:
+        """Store what the journal has, and end the thread."""
+        self._recorder.stop()
+        self._thread.join()
+
+    def wait(self, seconds: float) -> bool:
+        """Wait until questions can be asked, at most *seconds*; tell whether they can."""
+        return self._recorder.ready.wait(seconds)
+
+
+def start_in_process(settings: Settings, observer: Observer | None = None) -> InProcess:
+    """Record in this process, in threads; it serves the same socket as the recorder process."""
+    recorder = InProcess(settings, observer)
+    recorder.wait(2.0)
+    return recorder
 
 
 @contextmanager

@@ -11,13 +11,12 @@ from urllib.parse import quote, urlencode
 
 import pytest
 from logs_support import ON, Site
-from recording_support import make_record, open_writer, recording_settings
+from recording_support import make_record, open_writer, recording_settings, start_in_process
 from scripted import wait_until
 
 from ccproxy_flask.errors import ERROR_TYPES
 from ccproxy_flask.journal import Feed
 from ccproxy_flask.record import COLUMNS, to_json
-from ccproxy_flask.recorder.recorder import start_in_process
 from ccproxy_flask.store.duckdb import DuckDBStore
 from ccproxy_flask.store.remote import RemoteStore
 

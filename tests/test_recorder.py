@@ -25,6 +25,7 @@ from recording_support import (
     open_writer,
     recorder_process,
     recording_settings,
+    start_in_process,
 )
 from scripted import wait_until
 
@@ -35,7 +36,6 @@ from ccproxy_flask.journal.ledger import spare_directory
 from ccproxy_flask.journal.segments import list_segments, private_directory
 from ccproxy_flask.recorder import supervisor as supervising
 from ccproxy_flask.recorder.ingest import Nobody
-from ccproxy_flask.recorder.recorder import start_in_process
 from ccproxy_flask.recorder.supervisor import Supervisor
 from ccproxy_flask.settings import Settings
 from ccproxy_flask.store.base import LogFilter, Page
@@ -441,7 +441,7 @@ def test_private_directory_of_somebody_else_is_refused(tmp_path):
 
 
 def test_in_process(settings, writer):
-    """For `flask run` it runs in threads and answers the same way; closing stores the rest."""
+    """In threads of another process it answers the same way; closing stores the rest."""
     recorder = start_in_process(settings)
     writer.end(make_record(1))
     wait_until(lambda: recorder.store.status().rows == 1)
@@ -458,16 +458,6 @@ def test_in_process_leaves_nothing_open(settings, writer):
     for _ in range(3):
         start_in_process(settings).close()
     assert len(list(Path("/proc/self/fd").iterdir())) == len(before)
-
-
-def test_in_process_stands_by_beside_a_recorder(tmp_path, settings, writer, remote):
-    """Where a recorder runs already, the store is the one it has."""
-    with recorder_process(tmp_path):
-        wait_until(lambda: row_count(remote) == 0)
-        inside = start_in_process(settings)
-        writer.end(make_record())
-        wait_until(lambda: inside.store.status().rows == 1)
-        inside.close()
 
 
 # -- the supervisor --------------------------------------------------------------------------------

@@ -9,12 +9,17 @@ from datetime import UTC, datetime, timedelta
 
 import duckdb
 import pytest
-from recording_support import make_record, open_writer, recorder_process, recording_settings
+from recording_support import (
+    make_record,
+    open_writer,
+    recorder_process,
+    recording_settings,
+    start_in_process,
+)
 from scripted import wait_until
 
 from ccproxy_flask.errors import StoreUnavailable
 from ccproxy_flask.record import to_json
-from ccproxy_flask.recorder.recorder import start_in_process
 from ccproxy_flask.recorder.retention import AGAIN_SECONDS, INTERVAL_SECONDS, Retention
 from ccproxy_flask.store import database
 from ccproxy_flask.store import duckdb as rows

@@ -19,7 +19,6 @@ from ccproxy_flask.journal.segments import private_directory
 from ccproxy_flask.store.base import StoreDamaged
 from ccproxy_flask.store.database import set_aside
 from ccproxy_flask.store.duckdb import DuckDBStore
-from ccproxy_flask.store.remote import RemoteStore
 
 from .ingest import Ingest, Limits, Nobody
 from .retention import Retention
@@ -35,7 +34,6 @@ if TYPE_CHECKING:
         LogFilter,
         Page,
         QueryPage,
-        Store,
         StoreStatus,
         Totals,
     )
@@ -330,35 +328,6 @@ class Recorder:
                 return store.reset()
             finally:
                 self._retention.look_again()
-
-
-class InProcess:
-    """A recorder in a thread of this process. ``store`` answers; :meth:`close` stores the rest."""
-
-    def __init__(self, settings: Settings, observer: Observer | None = None) -> None:
-        self._recorder = Recorder(settings, observer)
-        self.store: Store = RemoteStore(settings.recorder_socket)
-        self._thread = threading.Thread(target=self._recorder.run, daemon=True, name="recorder")
-        self._thread.start()
-
-    def close(self) -> None:
-        """Store what the journal has, and end the thread."""
-        self._recorder.stop()
-        self._thread.join()
-
-    def wait(self, seconds: float) -> bool:
-        """Wait until questions can be asked, at most *seconds*; tell whether they can."""
-        return self._recorder.ready.wait(seconds)
-
-
-def start_in_process(settings: Settings, observer: Observer | None = None) -> InProcess:
-    """Record in this process, in threads: for ``flask run`` and for tests.
-
-    It serves the same socket as the recorder process, and stands by where there is one.
-    """
-    recorder = InProcess(settings, observer)
-    recorder.wait(_LONGEST_PAUSE)
-    return recorder
 
 
 def watch_parent(parent: int, recorder: Recorder, interval: float = 0.2) -> None:
