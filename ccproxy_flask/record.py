@@ -98,6 +98,9 @@ TEXT_COLUMNS: tuple[str, ...] = tuple(
 )
 """The columns with words of clients and upstreams."""
 
+DURATIONS = tuple(name for name in COLUMNS if name.endswith("_ms"))
+"""The columns that are milliseconds."""
+
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 """The methods of HTTP that are in use."""
 

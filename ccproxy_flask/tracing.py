@@ -19,7 +19,7 @@ from flask import Blueprint, Flask, Response, current_app, g, request
 
 from . import redact, serving
 from .credentials import Credentials
-from .record import COLUMNS, RequestRecord, new_request_id
+from .record import COLUMNS, DURATIONS, RequestRecord, new_request_id
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -57,6 +57,14 @@ class Storage(Protocol):
 
 
 _NO_SINKS = Sinks()
+
+
+def _close_durations(record: RequestRecord, elapsed: float) -> None:
+    """Note how long it took, to the microsecond: what is behind that is noise of arithmetic."""
+    record.duration_seconds, record.duration_ms = round(elapsed, 6), elapsed * 1000
+    for name in DURATIONS:
+        value = getattr(record, name)
+        setattr(record, name, value if value is None else round(value, 3))
 
 
 class Trace:
@@ -163,8 +171,7 @@ class Trace:
         self._finished = True
         self.start()
         record = self.record
-        record.duration_seconds = self.elapsed()
-        record.duration_ms = record.duration_seconds * 1000
+        _close_durations(record, self.elapsed())
         if error is not None:
             note_error(record, error)
         self.credentials.hide_in(record)

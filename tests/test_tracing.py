@@ -97,7 +97,8 @@ def test_durations_agree(sinks):
     trace.finish()
     record = trace.record
     assert record.duration_seconds is not None
-    assert record.duration_ms == record.duration_seconds * 1000
+    assert record.duration_ms == round(record.duration_seconds * 1000, 3)
+    assert record.duration_seconds == round(record.duration_seconds, 6)
 
 
 @pytest.mark.parametrize(

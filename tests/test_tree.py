@@ -26,7 +26,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 HOMES = {
     "duckdb": {
         f"store/{name}.py"
-        for name in ("database", "duckdb", "rewriting", "schema", "selects", "statements")
+        for name in ("database", "duckdb", "rewriting", "schema", "sql_process", "statements")
     },
     "genai_prices": {"pricing.py"},
     "gunicorn": {"serving.py", "gunicorn_logger.py"},

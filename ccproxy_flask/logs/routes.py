@@ -11,15 +11,15 @@ import orjson
 from flask import Blueprint, Response, abort, current_app, request
 from pydantic import ValidationError
 
-from ccproxy_flask import __version__, tracing
+from ccproxy_flask import __version__, serving, tracing
 from ccproxy_flask.access import auth_token, error_response, guard
 from ccproxy_flask.errors import StoreUnavailable
 from ccproxy_flask.filters import LogFilter, query_formats
 from ccproxy_flask.journal.failure import recorder_failure
 from ccproxy_flask.journal.ledger import read_ledgers
 from ccproxy_flask.journal.segments import list_segments
+from ccproxy_flask.store.analytics import bucket_for
 from ccproxy_flask.store.base import Page, QueryRefused
-from ccproxy_flask.store.figures import bucket_for
 
 from .openapi import description
 from .parameters import (
@@ -182,7 +182,12 @@ def sql() -> Response:
     if (request.content_length or 0) > _LONGEST_BODY:
         return error_response(413, "too_large", f"At most {_LONGEST_BODY} bytes.")
     asked = read_sql(request.stream.read(_LONGEST_BODY))
-    return _json(store.sql(asked.sql, asked.limit))
+    sock = serving.client_socket(request.environ)
+
+    def is_abandoned() -> bool:
+        return sock is not None and serving.has_left(sock)
+
+    return _json(store.sql(asked.sql, asked.limit, is_abandoned))
 
 
 @blueprint.get("/openapi.json")

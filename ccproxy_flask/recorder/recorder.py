@@ -292,9 +292,9 @@ class Recorder:
         """Give all rows as ``csv``, ``jsonl`` or ``parquet``."""
         return self._current().export(where, form)
 
-    def sql(self, text: str, limit: int) -> bytes:
+    def sql(self, text: str, limit: int, is_abandoned: Callable[[], bool] = lambda: False) -> bytes:
         """Answer one SELECT, with *limit* rows at most. Raises QueryRefused."""
-        return self._current().sql(text, limit)
+        return self._current().sql(text, limit, is_abandoned)
 
     def status(self) -> StoreStatus:
         """Return the state of the store and of the way to it."""

@@ -51,7 +51,6 @@ class Questions:
             "/query": self._query,
             "/totals": self._totals,
             "/analytics": self._analytics,
-            "/sql": self._sql,
             "/status": self._status,
             "/reset": self._reset,
             "/metrics": self._metrics,
@@ -61,6 +60,9 @@ class Questions:
         view = self._views.get(environ["PATH_INFO"])
         if environ["PATH_INFO"] == "/export":
             status, found = _answered(environ, self._export)
+        elif environ["PATH_INFO"] == "/sql":
+            has_left = environ["waitress.client_disconnected"]
+            status, found = _answered(environ, lambda asked: self._sql(asked, has_left))
         elif view is not None:
             status, found = _answered(environ, view)
         else:
@@ -84,8 +86,8 @@ class Questions:
         where = LogFilter.from_wire(asked["where"])
         return self._store.analytics(where, asked["bucket_seconds"]), {}
 
-    def _sql(self, asked: dict[str, Any]) -> Answer:
-        return self._store.sql(asked["text"], asked["limit"]), {}
+    def _sql(self, asked: dict[str, Any], has_left: Callable[[], bool]) -> Answer:
+        return self._store.sql(asked["text"], asked["limit"], has_left), {}
 
     def _entries(self, asked: dict[str, Any]) -> Answer:
         where = LogFilter.from_wire(asked.pop("where"))
@@ -161,6 +163,7 @@ class SocketServer:
             outbuf_overflow=4 * _LONGEST_UNSENT,  # so that nothing goes through a file on disk
             outbuf_high_watermark=_LONGEST_UNSENT,
             connection_limit=200,
+            channel_request_lookahead=1,  # or else it is not noticed that a worker hangs up
             asyncore_use_poll=True,
             ident="ccproxy-recorder",
         )

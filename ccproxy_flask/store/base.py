@@ -15,7 +15,7 @@ from ccproxy_flask.filters import LogFilter as LogFilter  # noqa: TC001  asked f
 from ccproxy_flask.record import COLUMNS
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Mapping, Sequence
+    from collections.abc import Callable, Generator, Mapping, Sequence
 
 MOST_ROWS = 10_000
 """The most rows of one answer."""
@@ -200,9 +200,13 @@ class Store(Protocol):
         What is wrong is raised by the first piece, or breaks off what came before.
         """
 
-    def sql(self, text: str, limit: int) -> bytes:
+    def sql(self, text: str, limit: int, is_abandoned: Callable[[], bool] = lambda: False) -> bytes:
         """Answer one SELECT, with *limit* rows at most, by the text of a JSON object: ``columns``,
-        ``rows``, ``row_count``, ``truncated``, ``duration_ms``. Raises QueryRefused."""
+        ``rows``, ``row_count``, ``truncated``, ``duration_ms``.
+
+        Ends soon after *is_abandoned* says that nobody waits for the answer any more. Raises
+        QueryRefused.
+        """
 
     def status(self) -> StoreStatus:
         """Return the state of the store."""

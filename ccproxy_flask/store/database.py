@@ -57,6 +57,12 @@ LEAST_FREE = 64 << 20
 """Less free space than this stays in the file for what comes."""
 
 
+def days_folder(path: Path) -> Path:
+    """Return the directory, beside the database at *path*, for its rows in Parquet files."""
+    real = path.resolve()
+    return real.with_name(real.name + ".days")
+
+
 class Database:
     """The file at *path*, made where there is none, and migrated.
 
@@ -105,9 +111,8 @@ class Database:
             # No statement, whoever wrote it, opens another file or changes these settings.
             self._allowed = self._allow() if self._allowed is None else self._allowed
             connection.execute(f"SET allowed_paths = {_list_of(self._allowed)}")
-            connection.execute(
-                f"SET allowed_directories = {_list_of([str(folder_for(self.path))])}"
-            )
+            folders = [str(folder_for(self.path)), str(days_folder(self.path))]
+            connection.execute(f"SET allowed_directories = {_list_of(folders)}")
             connection.execute("SET enable_external_access = false")
             connection.execute("SET lock_configuration = true")
             schema.migrate(connection)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -13,15 +12,17 @@ import structlog
 
 from ccproxy_flask.errors import StoreUnavailable
 
-from . import figures, selects, statements
+from . import analytics, statements
+from .adhoc_sql import AdhocSql
 from .base import Cursor, EntriesPage, Mark, QueryPage, RowsRefused, StoreStatus, Totals
 from .batch import BatchFile
-from .database import Database
+from .database import Database, days_folder
 from .pipes import Pipes
+from .snapshots import Snapshots
 from .statements import number_in
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Mapping, Sequence
+    from collections.abc import Callable, Generator, Mapping, Sequence
     from pathlib import Path
 
     from .base import LogFilter, Page
@@ -31,7 +32,6 @@ log = structlog.get_logger(__name__)
 EXPORT_SECONDS = 900.0
 """The same for an export, the time its reader takes included."""
 MOST_EXPORTS = 2
-MOST_SQL = 2
 STEP_ROWS = 20_000
 """So many rows are deleted at a time."""
 _UNFIT = (
@@ -51,7 +51,11 @@ class DuckDBStore(Database):
         self._batch = BatchFile()
         self._pipes: Pipes | None = None
         self._files_closed = False
-        self._asking_sql = threading.BoundedSemaphore(MOST_SQL)
+        self._version = 0
+        """Another one after each change of the rows."""
+        days = days_folder(path)
+        self._adhoc_sql = AdhocSql(days)
+        self._snapshots = Snapshots(days, self._copy_rows, lambda: self._version)
         self._insert = statements.insert(self._batch.path)
         self._insert_missing = statements.insert_missing(self._batch.path)
         try:
@@ -60,8 +64,11 @@ class DuckDBStore(Database):
             self._close_files()
             raise
         try:
+            days.mkdir(mode=0o700, exist_ok=True)
+            for left in days.glob("recent-*.parquet"):
+                left.unlink()
             self._last_write = self._newest()
-        except StoreUnavailable:
+        except (StoreUnavailable, OSError):
             self.close()
             raise
 
@@ -83,6 +90,7 @@ class DuckDBStore(Database):
 
     def close(self) -> None:
         """Break off what runs, write everything into the database file, and let go of it."""
+        self._adhoc_sql.close()
         try:
             super().close()
         finally:
@@ -92,6 +100,8 @@ class DuckDBStore(Database):
         if self._files_closed:  # their numbers may be somebody else's by now
             return
         self._files_closed = True
+        self._adhoc_sql.close()
+        self._snapshots.close()
         if self._pipes is not None:
             self._pipes.close()
         self._batch.close()
@@ -116,6 +126,7 @@ class DuckDBStore(Database):
                     raise RowsRefused(f"{len(rows)} lines are {kept} rows")
             statements.set_marks(cursor, marks)
             statements.add_counts(cursor, counts)
+        self._version += 1
         self._last_write = datetime.now(UTC) if rows else self._last_write
 
     def append_missing(
@@ -138,6 +149,7 @@ class DuckDBStore(Database):
             statements.set_marks(cursor, marks)
             statements.add_counts(cursor, counts)
             statements.add_counts(cursor, {count: kept} if kept and count else {})
+        self._version += 1
         self._last_write = datetime.now(UTC) if kept else self._last_write
         return kept
 
@@ -157,6 +169,7 @@ class DuckDBStore(Database):
         with self.unrewritten():
             with self.transaction() as cursor:
                 deleted = number_in(cursor.execute("DELETE FROM access_logs"))
+            self._version += 1
             self.checkpoint()
         return deleted
 
@@ -181,6 +194,7 @@ class DuckDBStore(Database):
         step = min(surplus, STEP_ROWS) if surplus else STEP_ROWS
         if before is None and not surplus:
             return 0
+        self._version += 1
         with self.transaction() as cursor:
             return number_in(
                 cursor.execute(statements.RETAIN, [before if not surplus else None, step])
@@ -248,7 +262,7 @@ class DuckDBStore(Database):
             rows = cursor.execute(sql_text, [bucket_seconds, *values]).fetchall()
         now = datetime.now(UTC)
         end = min(where.end_time or now, now)
-        return orjson.dumps(figures.analytics(rows, bucket_seconds, where.start_time, end))
+        return orjson.dumps(analytics.analytics(rows, bucket_seconds, where.start_time, end))
 
     def export(self, where: LogFilter, form: str) -> Generator[bytes]:
         """Give all rows as ``csv``, ``jsonl`` or ``parquet``."""
@@ -273,15 +287,18 @@ class DuckDBStore(Database):
 
         return self._pipes.transfer(write, cancel)
 
-    def sql(self, text: str, limit: int) -> bytes:
+    def sql(self, text: str, limit: int, is_abandoned: Callable[[], bool] = lambda: False) -> bytes:
         """Answer one SELECT of the operator's; *limit* rows at most. Raises QueryRefused."""
-        if not self._asking_sql.acquire(blocking=False):
-            raise StoreUnavailable("other SQL queries are running", retry_after=5)
-        try:
-            with self.questions(selects.SQL_SECONDS) as cursor:
-                return selects.answer(cursor, text, limit)
-        finally:
-            self._asking_sql.release()
+        with self._snapshots.lease() as view:
+            return self._adhoc_sql.answer(text, limit, view, is_abandoned)
+
+    def _copy_rows(self, path: Path) -> str:
+        """Write all rows to *path*; return the SELECT that reads them there."""
+        place = statements.quoted(str(path))
+        with self.questions() as cursor:
+            rows = f"SELECT {statements.NAMES} FROM access_logs"  # noqa: S608  our names
+            cursor.execute(f"COPY ({rows}) TO {place} (FORMAT parquet, COMPRESSION lz4_raw)")
+        return f"SELECT * FROM read_parquet({place})"  # noqa: S608  our names
 
     def status(self) -> StoreStatus:
         """Return the state of the database alone: the journal's is the recorder's to tell."""

@@ -9,6 +9,7 @@ import contextlib
 import http.client
 import socket
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -27,7 +28,7 @@ from .base import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator
+    from collections.abc import Callable, Generator, Iterator
     from pathlib import Path
 
 FACTS_HEADER = "x-ccproxy-facts"
@@ -38,6 +39,7 @@ _METRICS_SECONDS = 5.0
 EXPORT_SECONDS = 900.0
 """How long an export may take, with all that its reader takes."""
 _PIECE = 65_536
+_LOOK_SECONDS = 0.25
 _LONGEST_REASON = 65_536
 
 
@@ -95,9 +97,16 @@ class RemoteStore:
             alarm.cancel()
             connection.close()
 
-    def sql(self, text: str, limit: int) -> bytes:
+    def sql(self, text: str, limit: int, is_abandoned: Callable[[], bool] = lambda: False) -> bytes:
         """Answer one SELECT, with *limit* rows at most. Raises QueryRefused."""
-        return self._ask("/sql", {"text": text, "limit": limit})[0]
+        connection = _UnixConnection(self._path, self._timeout)
+        try:
+            with _away():
+                connection.request("POST", "/sql", orjson.dumps({"text": text, "limit": limit}))
+                connection.wait(is_abandoned)
+                return _good(connection.getresponse()).read()
+        finally:
+            connection.close()
 
     def status(self) -> StoreStatus:
         """Return the state of the store and of the recorder."""
@@ -141,7 +150,10 @@ def _answered(
     connection: _UnixConnection, path: str, asked: dict[str, Any]
 ) -> http.client.HTTPResponse:
     connection.request("POST", path, orjson.dumps(asked))
-    answer = connection.getresponse()
+    return _good(connection.getresponse())
+
+
+def _good(answer: http.client.HTTPResponse) -> http.client.HTTPResponse:
     if answer.status != http.client.OK:
         raise _refusal(answer)
     return answer
@@ -172,6 +184,24 @@ class _UnixConnection(http.client.HTTPConnection):
         except OSError:
             self.sock.close()
             raise
+
+    def wait(self, is_abandoned: Callable[[], bool]) -> None:
+        """Wait for the answer to begin; raises StoreUnavailable once it *is_abandoned*."""
+        deadline = time.monotonic() + (self.timeout or 0)
+        self.sock.settimeout(_LOOK_SECONDS)
+        try:
+            while True:
+                try:
+                    self.sock.recv(1, socket.MSG_PEEK)
+                except TimeoutError:
+                    if is_abandoned():
+                        raise StoreUnavailable("nobody waits for the answer") from None
+                    if time.monotonic() > deadline:
+                        raise
+                else:
+                    return
+        finally:
+            self.sock.settimeout(self.timeout)
 
     def break_off(self) -> None:
         """End what is under way, from another thread."""

@@ -21,6 +21,11 @@ SHOWN = ", ".join(
     f"strftime({name}, '%Y-%m-%dT%H:%M:%S.%fZ') AS {name}" if kind == "TIMESTAMP" else name
     for name, kind in COLUMN_SQL.items()
 )
+# Readers of Parquet take a DECIMAL for an object, not for a number.
+_PARQUET = ", ".join(
+    f"{name}::DOUBLE AS {name}" if kind.startswith("DECIMAL") else name
+    for name, kind in COLUMN_SQL.items()
+)
 _HERE = Path(__file__).parent
 _LARGEST_ROW = 2 << 20  # DuckDB takes memory for several of these
 
@@ -40,11 +45,11 @@ BLOCKS = (
     "SELECT block_size * used_blocks, block_size * free_blocks FROM pragma_database_size() "
     "WHERE database_name = current_database()"
 )
-# Parquet has types of its own for times and money; the others are text.
+# Parquet has types of its own for times and numbers; the others are text.
 EXPORTS = {
     "csv": ("FORMAT csv, HEADER", SHOWN),
     "jsonl": ("FORMAT json", SHOWN),
-    "parquet": ("FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE 20480", NAMES),
+    "parquet": ("FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE 20480", _PARQUET),
 }
 
 
