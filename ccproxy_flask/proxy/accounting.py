@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import structlog
+
 from .. import redact
 from .observers import NullObserver
 
@@ -12,6 +14,8 @@ if TYPE_CHECKING:
     from ..record import RequestRecord
     from ..usage import AnswerReader, Usage
     from .observers import ObserverFactory, RequestHead, ResponseHead
+
+log = structlog.get_logger(__name__)
 
 _LONGEST_REASON = 64
 
@@ -73,6 +77,8 @@ class Accounting(NullObserver):
         record.finish_reason = redact.shortened(answer.finish_reason, _LONGEST_REASON)
         if error is None and answer.error_type is not None:
             record.error_type, record.error_message = answer.error_type, answer.error_message
+        if answer.is_implausible:
+            log.warning("usage_implausible", request_id=record.request_id, provider=record.provider)
         if answer.usage is not None:
             _note_usage(record, answer.usage)
             self._price(record, answer.usage)

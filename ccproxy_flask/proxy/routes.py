@@ -23,6 +23,11 @@ __all__ = ["ProxyParts", "init_app", "make_blueprint"]
 SERVICE_TYPE = "proxy_service"
 _OWN_NAMES = "|".join(sorted(RESERVED_NAMES - {"api", "v1"}))
 _OWN_PAGE = re.compile(rf"/(?:{_OWN_NAMES})(?:/.*)?", re.DOTALL)
+# What browsers ask every origin for by themselves, whatever page they show.
+_BROWSERS_OWN = re.compile(
+    r"/(?:favicon\.ico|robots\.txt|apple-touch-icon[\w-]*\.png"
+    r"|\.well-known/appspecific/com\.chrome\.devtools\.json)"
+)
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
@@ -66,4 +71,6 @@ def is_own_page(method: str, path: str) -> bool:
     """Tell whether a request is for one of our own pages, whether there is such a page or not."""
     if path.startswith("//"):
         path = "/" + path.lstrip("/")
-    return (path == "/" and method in _READING) or _OWN_PAGE.fullmatch(path) is not None
+    if method in _READING and (path == "/" or _BROWSERS_OWN.fullmatch(path)):
+        return True
+    return _OWN_PAGE.fullmatch(path) is not None

@@ -98,6 +98,7 @@ class AnswerReader(BodyReader):
         self._body: EventStream | _Document | _DocumentList | _Text | None = None
         self._start = b""
         self._usage: Usage | None = None
+        self._is_implausible = False
 
     @property
     def content_seen(self) -> bool:
@@ -114,6 +115,7 @@ class AnswerReader(BodyReader):
         return ResponseFacts(
             model=parser.model,
             usage=self._usage,
+            is_implausible=self._is_implausible,
             finish_reason=parser.finish_reason,
             error_type=parser.error_type or error_type_of_status(parser.status),
             error_message=parser.error_message,
@@ -137,7 +139,9 @@ class AnswerReader(BodyReader):
             self._body.feed(self._start)
         if self._body is not None:
             self._body.end()
-        self._usage = self._parser.usage()
+        usage = self._parser.usage()
+        self._is_implausible = usage is not None and not usage.is_plausible
+        self._usage = None if self._is_implausible else usage
 
     def _body_for(self, data: bytes) -> EventStream | _Document | _DocumentList | _Text | None:
         """Choose by the content type and by how the body begins: types are not always right."""

@@ -17,6 +17,10 @@ SMALL_JSON = 64 << 10
 """JSON up to this size (bytes) is parsed whole; of larger texts only the wanted values are kept."""
 
 LONGEST_MESSAGE = 500
+MOST_TOKENS = 100_000_000
+"""More than this in one answer is no usage: ten times the largest context window (2026-11)."""
+MOST_USD = 10_000
+"""More than this for one answer is no price."""
 _LARGEST_COUNT = 1 << 53
 
 
@@ -49,6 +53,21 @@ class Usage:
     extra_models: tuple[tuple[str, Usage], ...] = ()
     """What other models used on behalf of this answer (Anthropic's advisor), not in the above."""
 
+    @property
+    def is_plausible(self) -> bool:
+        """False where a figure is larger than that of any answer: upstreams can claim anything."""
+        counts = (
+            self.tokens_input + self.cache_read_tokens + self.cache_write_tokens,
+            self.tokens_output,
+            *(self.audio_input_tokens, self.audio_output_tokens, self.image_output_tokens),
+            *(self.cache_audio_read_tokens, self.web_searches),
+        )
+        return (
+            max(counts) <= MOST_TOKENS
+            and (self.provider_cost_usd or 0) <= MOST_USD
+            and all(extra.is_plausible for _, extra in self.extra_models)
+        )
+
 
 @dataclass(slots=True)
 class ResponseFacts:
@@ -56,6 +75,8 @@ class ResponseFacts:
 
     model: str | None = None
     usage: Usage | None = None
+    is_implausible: bool = False
+    """It claimed a usage that cannot be, which is therefore none."""
     finish_reason: str | None = None
     error_type: ErrorType | None = None
     error_message: str | None = None
@@ -209,11 +230,9 @@ ERROR_WANTED: WantedMembers = {
 
 
 def as_count(value: object) -> int:
-    """Return *value* where it is a sensible number of tokens, else 0."""
-    if type(value) is int:
-        return value if 0 <= value <= _LARGEST_COUNT else 0
-    if type(value) is float and 0 <= value <= _LARGEST_COUNT:
-        return int(value)
+    """Return *value* where it is a number of tokens, else 0; at most 2**53."""
+    if type(value) is int or (type(value) is float and value == value):  # not NaN
+        return int(min(max(value, 0), _LARGEST_COUNT))
     return 0
 
 
