@@ -16,14 +16,16 @@ accepts it, and a new token ends all sessions.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import ipaddress
+import math
 import re
 import threading
 import time
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode, urlsplit
 
 import orjson
@@ -31,9 +33,10 @@ from flask import Response, current_app, redirect, request
 from itsdangerous import BadSignature, URLSafeTimedSerializer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Mapping
 
     from flask import Blueprint
+    from flask.sansio.blueprints import BlueprintSetupState
     from werkzeug.wrappers import Response as AnyResponse
 
     from .settings import Settings
@@ -46,6 +49,7 @@ _HOST = re.compile(r"(?P<name>\[[0-9a-f:.]+\]|[a-z0-9._-]{1,253})(?::[0-9]{1,5})
 _LOCAL_PATH = re.compile(r"/(?![/\\])[!-\[\]-~]*")
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _LONGEST_TOKEN = 4096
+_THROTTLE = "ccproxy.login_throttle"
 
 
 def guard(blueprint: Blueprint, public: Collection[str] = ()) -> None:
@@ -64,7 +68,23 @@ def guard(blueprint: Blueprint, public: Collection[str] = ()) -> None:
             return refusal
         return _refuse_stranger()
 
+    def set_up(state: BlueprintSetupState) -> None:
+        state.app.extensions.setdefault(_THROTTLE, LoginThrottle())
+
     blueprint.before_request(check_access)
+    blueprint.after_request(harden)
+    blueprint.record_once(set_up)
+
+
+def harden(response: Response) -> Response:
+    """Let no page of another site read or embed *response*, and nobody guess its type.
+
+    For every answer of our own; those of upstreams pass as they came.
+    """
+    response.headers.setdefault("X-Content-Type-Options", "nosniff")
+    response.headers.setdefault("Cross-Origin-Resource-Policy", "same-origin")
+    response.headers.setdefault("Cache-Control", "no-store")
+    return response
 
 
 def error_response(status: int, kind: str, message: str) -> Response:
@@ -120,25 +140,38 @@ def _refuse_cross_site() -> Response | None:
     is_websocket = request.headers.get("Upgrade", "").lower() == "websocket"
     if request.method in _SAFE_METHODS and not is_websocket:
         return None
-    if comes_from_own_page(request.headers.get("Sec-Fetch-Site"), request.headers.get("Origin")):
+    if comes_from_own_page(request.environ):
         return None
     return error_response(403, "not_allowed", "Requests from pages of other sites are refused.")
 
 
-def comes_from_own_page(fetch_site: str | None, origin: str | None) -> bool:
-    """Tell whether the request in hand comes from our own page or from no page at all.
+def comes_from_own_page(environ: Mapping[str, Any]) -> bool:
+    """Tell whether the request *environ* comes from our own page or from no page at all.
 
-    *fetch_site* and *origin* are its ``Sec-Fetch-Site`` and ``Origin`` headers. `same-site` is not
-    enough: every port of localhost is the same site. What the browser says of itself decides; only
-    where it does not (WebSockets; plain HTTP), ``Origin`` is compared with ``Host``, which a proxy
-    may have changed.
+    Its ``Sec-Fetch-Site`` decides. `same-site` is not enough: every port of localhost is the same
+    site. Only where a browser does not send it (WebSockets; plain HTTP to another machine),
+    ``Origin`` is compared with ``Host``, which a proxy may have changed; and ``Referer`` where
+    there is no ``Origin`` (an image): of browsers alone, as other clients write there what they
+    want to be known as.
     """
+    fetch_site = environ.get("HTTP_SEC_FETCH_SITE")
     if fetch_site is not None:
         return fetch_site in ("same-origin", "none")
-    if origin is None:
+    page = environ.get("HTTP_ORIGIN")
+    if page is None and environ.get("HTTP_USER_AGENT", "").startswith("Mozilla/"):
+        page = environ.get("HTTP_REFERER")
+    if page is None:
         return True
     # The scheme is left out: behind a proxy that ends TLS we do not know what the browser used.
-    return _without_default_port(urlsplit(origin).netloc) == _without_default_port(request.host)
+    host = environ.get("HTTP_HOST", "")
+    return _without_default_port(_netloc(page)) == _without_default_port(host)
+
+
+def _netloc(url: str) -> str:
+    try:
+        return urlsplit(url).netloc
+    except ValueError:  # "http://[" is no address
+        return ""
 
 
 def _without_default_port(netloc: str) -> str:
@@ -150,8 +183,15 @@ def _without_default_port(netloc: str) -> str:
 
 def _refuse_stranger() -> AnyResponse | None:
     token = auth_token()
-    if token is None or _bearer_fits(token) or session_fits(token, request.cookies.get(COOKIE)):
+    if token is None or session_fits(token, request.cookies.get(COOKIE)):
         return None
+    given = _bearer()
+    if given is not None:
+        wait = seconds_to_wait()
+        if wait:
+            return _refuse_for_now(wait)
+        if is_token(token, given):
+            return None
     if _is_person() and SIGN_IN_ENDPOINT in current_app.view_functions:
         wanted = local_path(request.full_path.removesuffix("?"))
         return redirect(relative_url(f"/dashboard/sign-in?{urlencode({'next': wanted})}"), 303)
@@ -168,9 +208,17 @@ def auth_token() -> str | None:
     return (secret.get_secret_value() or None) if secret is not None else None
 
 
-def same_token(token: str, given: bytes) -> bool:
-    """Compare *given* with *token* in a time that says nothing about either."""
-    return hmac.compare_digest(_digest(token.encode()), _digest(given))
+def seconds_to_wait() -> int:
+    """Return how long the client of the request in hand has to wait before it may try a token."""
+    return math.ceil(_throttle().wait_seconds(request.remote_addr or ""))
+
+
+def is_token(token: str, given: bytes) -> bool:
+    """Compare *given* with *token* in a time that says nothing about either; count a failure."""
+    if hmac.compare_digest(_digest(token.encode()), _digest(given)):
+        return True
+    _throttle().failed(request.remote_addr or "")
+    return False
 
 
 def issue_session(token: str) -> str:
@@ -203,11 +251,17 @@ def relative_url(path: str) -> str:
     return "../" * (request.path.count("/") - 1) + path.removeprefix("/") or "."
 
 
-def _bearer_fits(token: str) -> bool:
+def _refuse_for_now(seconds: int) -> Response:
+    message = f"Too many wrong tokens came from this address. Try again in {seconds} s."
+    refusal = error_response(429, "rate_limit", message)
+    refusal.headers["Retry-After"] = str(seconds)
+    return refusal
+
+
+def _bearer() -> bytes | None:
     scheme, _, given = request.headers.get("Authorization", "").partition(" ")
     # WSGI hands header bytes over as latin-1 (PEP 3333); this gives them back as they were sent.
-    sent = given.strip().encode("latin-1", "replace")
-    return scheme.lower() == "bearer" and same_token(token, sent)
+    return given.strip().encode("latin-1", "replace") if scheme.lower() == "bearer" else None
 
 
 def _is_person() -> bool:
@@ -231,12 +285,19 @@ def _settings() -> Settings:
     return settings
 
 
-class Attempts:
-    """Counts failures by address and makes the impatient wait: *burst* at once, then one each
+def _throttle() -> LoginThrottle:
+    throttle: LoginThrottle = current_app.extensions[_THROTTLE]
+    return throttle
+
+
+class LoginThrottle:
+    """Counts wrong tokens by address and makes the impatient wait: *burst* at once, then one each
     *seconds*.
 
-    Kept in one process and bounded: a light brake on guessing by hand or by script. A token should
-    be long and random, and then no guessing helps.
+    Who has to wait is told so, whatever the token: else a right guess would show. What comes in
+    meanwhile is not counted, so the wait is never longer than *seconds*, for the right token too;
+    sessions go on. IPv6 addresses count by their /64. Kept in one process and bounded: a light
+    brake on guessing. A token should be long and random, and then no guessing helps.
     """
 
     def __init__(
@@ -253,7 +314,7 @@ class Attempts:
     def wait_seconds(self, address: str) -> float:
         """Return how long *address* has to wait before its next attempt; 0.0 is not at all."""
         with self._lock:
-            used = self._free_at.get(address, 0.0) - self._clock()
+            used = self._free_at.get(_network(address), 0.0) - self._clock()
         return max(0.0, used - (self._burst - 1) * self._seconds)
 
     def failed(self, address: str) -> None:
@@ -262,9 +323,19 @@ class Attempts:
             now = self._clock()
             if len(self._free_at) >= self._most:
                 self._forget(now)
-            self._free_at[address] = max(now, self._free_at.get(address, now)) + self._seconds
+            network = _network(address)
+            self._free_at[network] = max(now, self._free_at.get(network, now)) + self._seconds
 
     def _forget(self, now: float) -> None:
         self._free_at = {name: at for name, at in self._free_at.items() if at > now}
         while len(self._free_at) >= self._most:
             del self._free_at[next(iter(self._free_at))]
+
+
+def _network(address: str) -> str:
+    """Return whom *address* belongs to: one host can have all addresses of an IPv6 /64."""
+    if ":" not in address:
+        return address
+    with contextlib.suppress(ValueError):
+        return str(ipaddress.ip_network((address.partition("%")[0], 64), strict=False))
+    return address

@@ -30,6 +30,7 @@ def init_app(app: Flask) -> None:
     app.register_blueprint(health)
     if settings.observability.metrics_endpoint_enabled:
         app.register_blueprint(scrape)
+    app.after_request(access.harden)
     app.register_error_handler(404, _not_found)
     app.register_error_handler(405, _method_not_allowed)
     app.register_error_handler(serving.ParseException, _malformed)

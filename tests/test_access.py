@@ -9,7 +9,7 @@ import pytest
 from flask import Blueprint, Flask
 
 from ccproxy_flask import access, dashboard, tracing
-from ccproxy_flask.access import Attempts, host_allowed
+from ccproxy_flask.access import LoginThrottle, host_allowed
 from ccproxy_flask.serving import BehindProxies
 from ccproxy_flask.settings import Settings
 
@@ -387,13 +387,13 @@ class TestProxiesInFront:
         assert sign_in(client, headers=other).status_code == 303
 
 
-class TestAttempts:
+class TestLoginThrottle:
     """The brake on guessing."""
 
     def test_failures_are_forgiven_with_time(self) -> None:
         """One more attempt is free after each interval, all of them after a while."""
         now = 100.0
-        attempts = Attempts(burst=3, seconds=10, clock=lambda: now)
+        attempts = LoginThrottle(burst=3, seconds=10, clock=lambda: now)
         for _ in range(3):
             attempts.failed("a")
         assert attempts.wait_seconds("a") == 10
@@ -407,7 +407,7 @@ class TestAttempts:
 
     def test_memory_is_bounded(self) -> None:
         """Many addresses cost no more than the set number of entries; the oldest go first."""
-        attempts = Attempts(burst=1, most=10)
+        attempts = LoginThrottle(burst=1, most=10)
         for number in range(100):
             attempts.failed(f"10.0.0.{number}")
 

@@ -13,14 +13,14 @@ from ccproxy_flask import tracing
 from ccproxy_flask.access import (
     COOKIE,
     SESSION_SECONDS,
-    Attempts,
     auth_token,
     error_response,
     guard,
+    is_token,
     issue_session,
     local_path,
     relative_url,
-    same_token,
+    seconds_to_wait,
     session_fits,
 )
 from ccproxy_flask.errors import StoreUnavailable
@@ -42,14 +42,11 @@ _POLICY = (
 )
 _HEADERS = {
     "Content-Security-Policy": _POLICY,
-    "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
     # Not `no-referrer`: that makes browsers send `Origin: null` with our own sign-in form.
     "Referrer-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
-    "Cross-Origin-Resource-Policy": "same-origin",
 }
-_ATTEMPTS = "ccproxy.sign_in_attempts"
 _LONGEST_FORM = 16 << 10
 
 blueprint = Blueprint(
@@ -67,7 +64,6 @@ Sock().route("/ws", bp=blueprint)(follow)
 
 @blueprint.record_once
 def _set_up(state: BlueprintSetupState) -> None:
-    state.app.extensions[_ATTEMPTS] = Attempts()
     state.app.config.setdefault("SOCK_SERVER_OPTIONS", SOCKET_OPTIONS)
 
 
@@ -76,8 +72,6 @@ def _harden(response: AnyResponse) -> AnyResponse:
     response.headers.update(_HEADERS)
     if request.endpoint == "dashboard.follow" and response.status_code == 200:
         response.status_code = 101  # a WebSocket was served; this answer is for the log alone
-    if request.endpoint != "dashboard.static":
-        response.headers.setdefault("Cache-Control", "no-store")
     return response
 
 
@@ -125,16 +119,13 @@ def sign_in_form() -> AnyResponse | tuple[str, int, dict[str, str]]:
     """Give a session to one who knows the token: 303 to where they wanted; 401, 429 otherwise."""
     request.max_content_length = _LONGEST_FORM
     wanted = local_path(request.form.get("next"))
-    token, address = auth_token(), request.remote_addr or ""
+    token = auth_token()
     if token is None:
         return redirect(relative_url(wanted), 303)
-    attempts: Attempts = current_app.extensions[_ATTEMPTS]
-    if wait := attempts.wait_seconds(address):
-        seconds = str(int(wait) + 1)
+    if seconds := seconds_to_wait():
         problem = f"Too many attempts. Try again in {seconds} s."
-        return _sign_in_page(wanted, problem), 429, {"Retry-After": seconds}
-    if not same_token(token, request.form.get("token", "").strip().encode()):
-        attempts.failed(address)
+        return _sign_in_page(wanted, problem), 429, {"Retry-After": str(seconds)}
+    if not is_token(token, request.form.get("token", "").strip().encode()):
         return _sign_in_page(wanted, "That is not the token."), 401, {}
     answer = redirect(relative_url(wanted), 303)
     answer.set_cookie(COOKIE, issue_session(token), max_age=SESSION_SECONDS, **_cookie_options())

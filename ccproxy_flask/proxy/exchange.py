@@ -241,10 +241,7 @@ class Exchange:
     def _request(self, route: Route) -> UpstreamRequest:
         options, upstream = self._parts.settings.proxy, route.upstream
         headers = wire.to_upstream(self._headers)
-        if upstream.api_key is not None and wire.client_key(self._named, self._query) is None:
-            injected = route.dialect.key_header(upstream.api_key.get_secret_value())
-            self._trace.credentials.add_header(*injected)
-            headers.append(injected)
+        headers += self._injected_key(route)
         if self._may_ask_for_usage(route):
             headers = self._asking(route.dialect, headers)
         else:
@@ -259,6 +256,25 @@ class Exchange:
             connect_timeout=upstream.timeout_connect_seconds or options.timeout_connect_seconds,
             read_timeout=upstream.timeout_read_seconds or options.timeout_read_seconds,
         )
+
+    def _injected_key(self, route: Route) -> wire.Headers:
+        """Return the header with the provider's key, where the client sent none of its own.
+
+        Raises NotAllowed where it is a page of another site that would spend it.
+        """
+        key = route.upstream.api_key
+        if key is None or wire.client_key(self._named, self._query) is not None:
+            return []
+        if not access.comes_from_own_page(self._environ):
+            if self._method == "OPTIONS":
+                return []  # a preflight: it has no key, and the request behind it may have one
+            raise NotAllowed(
+                "a page of another site may not use the key that this proxy adds for "
+                f"{route.provider}; send a key of your own"
+            )
+        injected = route.dialect.key_header(key.get_secret_value())
+        self._trace.credentials.add_header(*injected)
+        return [injected]
 
     def _observe_piece(self, data: bytes) -> None:
         self._observed().request_chunk(data, self._trace.elapsed())
