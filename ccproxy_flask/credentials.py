@@ -15,7 +15,9 @@ from __future__ import annotations
 import base64
 import binascii
 import html
+import itertools
 import re
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from . import redact
@@ -31,8 +33,9 @@ SHORTEST = 8
 SHORTEST_WORD = 16
 SHORTEST_PART = 12
 _SHORTEST_BEGINNING = 6  # of a credential, where a text that was cut ends with it
-_LONGEST = 8192
-_MOST = 32
+_LONGEST = 4096
+_MOST = 16
+_MOST_TOKENS = 64  # of a text are looked at one by one; where there are more, all of it is hidden
 _MOST_PIECES = 16
 
 # Headers that carry a credential, by what their names are made of; and those whose names only
@@ -59,7 +62,7 @@ class Credentials:
 
     def __init__(self) -> None:
         self._values: list[str] = []
-        self._pieces: list[str] | None = None
+        self._pieces: list[tuple[str, int, str]] | None = None
 
     # -- what is secret ------------------------------------------------------------------------
 
@@ -76,7 +79,7 @@ class Credentials:
 
     def add_header(self, name: str, value: str) -> None:
         """Search for the value of a header (lower-case *name*) that carries a credential."""
-        if name in _NO_SECRET or name.endswith("-id") or not _SECRET_NAME.search(name):
+        if not _carries_credential(name):
             return
         if name in ("cookie", "set-cookie"):
             for pair in value.split(";"):
@@ -123,9 +126,8 @@ class Credentials:
 
     def are_in(self, text: str) -> bool:
         """Tell, in microseconds, whether *text* may hold a part of a credential."""
-        if self._pieces is None:
-            self._pieces = list(_pieces(self._values))
-        if any(map(text.translate(_LOWER).__contains__, self._pieces)):
+        folded = text.translate(_LOWER)
+        if any(piece in folded for _, _, piece in self._searched()):
             return True
         return self._ends_with_beginning(text) is not None
 
@@ -150,31 +152,41 @@ class Credentials:
 
     def spans(self, text: str) -> list[tuple[int, int]]:
         """Return where credentials and parts of them are in *text*: (begin, end)."""
-        found = list(self._plain_spans(text)) if self.are_in(text) else []
-        for token in _TOKEN.finditer(text) if _ENCODES.search(text) else ():
-            if self._hides_encoded(token[0]):
-                found.append(token.span())
-        for run in _BASE64.finditer(text):
-            if any(self._hides_in(text) for text in _from_base64(run[0])):
-                found.append(run.span())
+        found = list(self._plain_spans(text))
+        if self._hides_encoded(text):
+            tokens = itertools.islice(_TOKEN.finditer(text), _MOST_TOKENS)
+            found += [token.span() for token in tokens if self._hides_encoded(token[0])]
+        runs = [
+            (run.span(), each) for run in _BASE64.finditer(text) for each in _from_base64(run[0])
+        ]
+        # All at once: long texts have many.
+        if runs and self.are_in("\0".join(plain for _, plain in runs)):
+            found += [span for span, plain in runs if self._hides_in(plain)]
         return found
 
     def _hides_encoded(self, text: str) -> bool:
         return _ENCODES.search(text) is not None and any(map(self._hides_in, decodings(text)))
 
     def _hides_in(self, text: str) -> bool:
-        return self.are_in(text) and next(self._plain_spans(text), None) is not None
+        return next(self._plain_spans(text), None) is not None
 
     def _plain_spans(self, text: str) -> Iterator[tuple[int, int]]:
         folded = text.translate(_LOWER)
-        for value in self._values:
-            size = _part_size(value)
-            for at in range(len(folded) - size + 1):
-                if folded[at : at + size] in value:
-                    yield at, at + size
+        for value, offset, piece in self._searched():
+            at = folded.find(piece)
+            while at >= 0:
+                begin, end = _extended(folded, at, value, offset, len(piece))
+                if end - begin >= _part_size(value):
+                    yield begin, end
+                at = folded.find(piece, end)
         beginning = self._ends_with_beginning(text)
         if beginning is not None:
             yield beginning, len(text)
+
+    def _searched(self) -> list[tuple[str, int, str]]:
+        if self._pieces is None:
+            self._pieces = list(_pieces(self._values))
+        return self._pieces
 
     def _ends_with_beginning(self, text: str) -> int | None:
         """Return from where on *text*, which was cut, ends with the beginning of a credential."""
@@ -186,20 +198,37 @@ class Credentials:
         return None
 
 
+@lru_cache(maxsize=1024)
+def _carries_credential(name: str) -> bool:
+    if name in _NO_SECRET or name.endswith("-id"):
+        return False
+    return _SECRET_NAME.search(name) is not None
+
+
 def _part_size(value: str) -> int:
     return min(len(value), max(SHORTEST_PART, 2 * len(value) // _MOST_PIECES))
 
 
-def _pieces(values: Iterable[str]) -> Iterator[str]:
-    """Give pieces, one of which is in each text in which a part of a value is."""
+def _pieces(values: Iterable[str]) -> Iterator[tuple[str, int, str]]:
+    """Give (value, at, piece): each text with a part of a value in it has one of its pieces."""
     for value in values:
         size = _part_size(value)
-        if size == len(value):
-            yield value
-            continue
-        half = (size + 1) // 2
         # A stretch of two halves less one characters holds one of the pieces that lie end to end.
-        yield from (value[at : at + half] for at in range(0, len(value) - half + 1, half))
+        half = len(value) if size == len(value) else (size + 1) // 2
+        yield from (
+            (value, at, value[at : at + half]) for at in range(0, len(value) - half + 1, half)
+        )
+
+
+def _extended(text: str, at: int, value: str, offset: int, length: int) -> tuple[int, int]:
+    """Return how far *text* and *value* are the same around *length* characters that are."""
+    begin, end = at, at + length
+    while begin > 0 and offset > 0 and text[begin - 1] == value[offset - 1]:
+        begin, offset = begin - 1, offset - 1
+    left = len(value) - offset - (end - begin)
+    while left > 0 and end < len(text) and text[end] == value[len(value) - left]:
+        end, left = end + 1, left - 1
+    return begin, end
 
 
 def decodings(text: str) -> Iterator[str]:

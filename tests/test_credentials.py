@@ -172,10 +172,8 @@ BODY = json.dumps(
 
 def head(credentials: Credentials) -> RequestHead:
     """Return the head of a request with *credentials*."""
-    return RequestHead(
-        "id", "POST", "/v1/messages", [], {}, None, "anthropic", "/v1/messages",
-        "anthropic_messages", "/v1/messages", "", [], credentials,
-    )  # fmt: skip
+    empty = RequestHead(*["" for _ in RequestHead._fields])
+    return empty._replace(named={"content-type": "application/json"}, credentials=credentials)
 
 
 @pytest.mark.parametrize("size", [*range(1, 20), 50, 1000, 65536])
