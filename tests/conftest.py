@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import http.client
 import json
 import os
@@ -9,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -29,6 +31,23 @@ def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port: int = listener.getsockname()[1]
         return port
+
+
+@functools.cache
+def hub_watch() -> Path:
+    """Return the file in which servers under test say that their hub was held."""
+    return Path(tempfile.mkdtemp(prefix="hub-watch-"), "held.jsonl")
+
+
+@pytest.fixture(autouse=True)
+def hub_is_free() -> Iterator[None]:
+    """No worker computes for over 20 ms without giving others their turn, in any test."""
+    seen = hub_watch().stat().st_size if hub_watch().exists() else 0
+    yield
+    if hub_watch().exists() and hub_watch().stat().st_size > seen:
+        with hub_watch().open("rb") as file:
+            file.seek(seen)
+            pytest.fail(f"the hub was held:\n{file.read().decode()}")
 
 
 class Server:
@@ -62,7 +81,8 @@ class Server:
             for name, value in os.environ.items()
             if "__" not in name and not name.startswith(("CCPROXY_", "PROMETHEUS_"))
         }
-        self.env = {**inherited, **settings, "PYTHONPATH": str(ROOT)}
+        watched = {"HUB_WATCH": str(hub_watch())}
+        self.env = {**inherited, **settings, **watched, "PYTHONPATH": str(ROOT)}
         self.log = self.log_path.open("ab")
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -71,7 +91,7 @@ class Server:
         self.process = subprocess.Popen(
             [
                 *(sys.executable, "-m", "gunicorn", "-k", "gevent"),
-                *("-c", str(ROOT / "gunicorn.conf.py"), "wsgi:app"),
+                *("-c", str(ROOT / "tests" / "watched_gunicorn.py"), "wsgi:app"),
             ],
             cwd=self.home,
             env=self.env,

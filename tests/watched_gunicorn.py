@@ -8,6 +8,7 @@ meanwhile.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import time
@@ -27,6 +28,8 @@ class HubWatch:
     def __init__(self, path: Path, greenlet: Any, hub: Any) -> None:
         self._path, self._hub = path, hub
         self._began = time.thread_time()
+        self._collections: list[int] = []
+        gc.callbacks.append(self._collected)
         # Before it waits for events, the loop has gone through all that there was to do.
         self._before_waiting = hub.loop.prepare()
         self._before_waiting.start(self._turn_ended, hub)
@@ -38,11 +41,17 @@ class HubWatch:
         if took >= LIMIT_SECONDS:
             self._tell(took, greenlet)
             self._began = time.thread_time()
+        self._collections.clear()
+
+    def _collected(self, phase: str, facts: dict[str, int]) -> None:
+        if phase == "stop":
+            self._collections.append(facts["generation"])
 
     def _tell(self, took: float, greenlet: Any) -> None:
         found = traceback.extract_stack(greenlet.gr_frame)[-25:]
         stack = [f"{at.filename}:{at.lineno} {at.name}" for at in found]
-        line = json.dumps({"seconds": round(took, 4), "pid": os.getpid(), "stack": stack})
+        told = {"seconds": round(took, 4), "pid": os.getpid(), "collections": self._collections}
+        line = json.dumps({**told, "stack": stack})
         with self._path.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
 

@@ -18,6 +18,7 @@ from ccproxy_flask.filters import LogFilter, query_formats
 from ccproxy_flask.journal.failure import recorder_failure
 from ccproxy_flask.journal.ledger import read_ledgers
 from ccproxy_flask.journal.segments import list_segments
+from ccproxy_flask.metrics import multiprocess_values
 from ccproxy_flask.store.analytics import bucket_for
 from ccproxy_flask.store.base import Page, QueryRefused
 
@@ -251,7 +252,7 @@ def status() -> Response:
         "backend": settings.observability.log_storage_backend,
         "path": str(settings.duckdb_path),
         "backlog_lines": sum(one.account.waiting for one in ledgers if one.alive),
-        "metrics_trouble": current_app.extensions["ccproxy.metrics"].trouble,
+        "metrics_trouble": multiprocess_values.trouble(),
         "version": __version__,
     }
     return _json(orjson.dumps(found | shown))

@@ -430,11 +430,6 @@ class PrometheusMetrics:
             multiprocess_values.settle()
             self._unshared.set(len(multiprocess_values.homeless()))
 
-    @property
-    def trouble(self) -> str | None:
-        """Why the shared folder does not take all figures of this process; None where it does."""
-        return multiprocess_values.trouble()
-
 
 def _amount(name: str, value: float) -> float:
     if not 0 <= value < math.inf:

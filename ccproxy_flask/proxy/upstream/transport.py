@@ -223,8 +223,10 @@ class Upload(threading.Thread):
         """Send head and body; what goes wrong is kept for the reader of the answer."""
         try:
             self._sock.sendall(self._head)
-            for piece in self._body.wire_pieces():
+            for number, piece in enumerate(self._body.wire_pieces()):
                 self._sock.sendall(piece)
+                if number % _TURN == _TURN - 1:
+                    time.sleep(0)  # as for an answer: nothing here need ever wait
         except (ClientDisconnected, ProxyError) as error:
             self.error = error
             hang_up(self._sock)  # the call's own: it keeps the connection until this ends
