@@ -157,12 +157,25 @@ PLACES: dict[str, Callable[[str], Sent]] = {
     "accept": _header("accept", "text/{}"),
     "length": _raw("POST /v1/messages HTTP/1.1\r\nhost: localhost\r\ncontent-length: {}\r\n\r\n"),
     "coding": _header("content-encoding"),
+    "header-name": lambda key: Sent(headers={f"x-{key}": "1"}, body=PLAIN),
+    "kept-header-name": lambda key: Sent(headers={f"x-stainless-{key}": "1"}, body=PLAIN),
+    "beta": _header("anthropic-beta"),
+    "language": _header("accept-language", "en;q={}"),
+    "content-type": _header("content-type", "application/json; boundary={}"),
+    "host": _header("host", "{}.localhost"),
+    "referer": _header("referer", "https://example/?token={}"),
+    "origin": _header("origin", "https://{}"),
+    "expect": _header("expect"),
+    "connection": _header("connection", "{}"),
+    "signature": _header("authorization", "AWS4-HMAC-SHA256 Credential=a/b, Signature={}"),
     # queries
     "query-key": _path("/v1/models?key={}"),
     "query-alone": _path("/v1/models?{}"),
     "query-quoted": _path("/v1/models?{}", encode=_quoted),
     "query-name": _path("/v1/models?{}=1"),
     "query-kept": _path("/v1/models?beta={0}&after={0}"),
+    "query-matrix": _path("/v1/models;key={}?limit=1"),
+    "query-broken": _path("/v1/models?limit={}%ZZ&%"),
     "query-fragment": _path("/v1/models?limit=1%26key={}"),
     # paths
     "path": _path("/v1/files/{}"),
@@ -203,6 +216,14 @@ PLACES: dict[str, Callable[[str], Sent]] = {
     "model-prefix": _body(lambda key: {"model": f"gpt-4o {key}"}),
     "tier": _body(lambda key: {"service_tier": key}),
     "api-key-member": _body(lambda key: {"api_key": key}),
+    "form": lambda key: Sent(
+        raw=(
+            "POST /v1/audio/transcriptions HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n"
+            "content-type: application/x-www-form-urlencoded\r\n"
+            f"content-length: {len(key) + 21}\r\n\r\nmodel=whisper&api_key={key}"
+        ).encode()
+    ),
+    "stop": _body(lambda key: {"metadata": {"token": key}, "user": "me"}),
     "tool-name": _body(lambda key: {"tools": [{"type": "function", "function": {"name": key}}]}),
     "mcp": _body(
         lambda key: {
@@ -218,6 +239,17 @@ PLACES: dict[str, Callable[[str], Sent]] = {
     "answer-vendor": _answers(lambda key: {"model": f"vendor/{key}", "usage": USAGE}),
     "answer-finish": _answers(lambda key: {"choices": [{"finish_reason": key}], "usage": USAGE}),
     "answer-id": _answer_header("x-request-id"),
+    "answer-reason": lambda key: Sent(
+        body=PLAIN, answer=lambda talk: talk.answer(b"{}", f"400 {key}")
+    ),
+    "answer-type": _answers(lambda _: {}, kind="application/json"),
+    "answer-error-type": _answers(lambda key: {"error": {"type": key, "code": key}}, "400 No"),
+    "answer-retry": _answer_header("retry-after"),
+    "answer-limit": _answer_header("x-ratelimit-remaining-tokens"),
+    "answer-location": _answer_header("location"),
+    "answer-name": lambda key: Sent(
+        body=PLAIN, answer=lambda talk: talk.answer(OK, headers=(*JSON, (f"x-{key}", "1")))
+    ),
     "answer-cookie": _answer_header("set-cookie"),
     "answer-server": _answer_header("server"),
     "stream-model": _streams(lambda key: [{"model": key, "choices": [], "usage": USAGE}]),
