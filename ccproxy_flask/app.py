@@ -25,7 +25,7 @@ from .proxy.accounting import accounting
 from .proxy.hangup import HangupWatch
 from .proxy.providers import Providers
 from .proxy.secrecy import Secrecy
-from .proxy.timing import Timing, gaps
+from .proxy.timing import timing
 from .proxy.upstream import make_transport
 from .recorder.supervisor import Supervisor
 from .settings import Settings, handover
@@ -212,8 +212,7 @@ def _observers(parts: Parts) -> list[ObserverFactory]:
     observers: list[ObserverFactory] = [
         accounting(PriceBook()),
         Secrecy,
-        Timing,
-        gaps(parts.metrics.observe_gap),
+        timing(parts.metrics.observe_gap),
     ]
     options = parts.settings.tracing
     if parts.tracer is not None:

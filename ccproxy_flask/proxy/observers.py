@@ -7,7 +7,7 @@ else changes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import structlog
@@ -138,7 +138,7 @@ class Observers:
     ) -> None:
         self._request_id = head.request_id
         self._answered = self._ended = False
-        self._observers: tuple[Observer, ...] = ()
+        made: list[Observer] = []
         for factory in factories:
             try:
                 observer = factory(record, head)
@@ -146,12 +146,17 @@ class Observers:
                 self._log_failure(factory, "factory", error)
             else:
                 if observer is not None:
-                    self._observers += (observer,)
+                    made.append(observer)
+        self._observers: Sequence[Observer] = made
         self._tell("request_head", head)
 
     def request_chunk(self, data: bytes, at: float) -> None:
         """Tell of a piece of the request's body."""
-        self._tell("request_chunk", data, at)
+        for observer in self._observers:
+            try:
+                observer.request_chunk(data, at)
+            except Exception as error:  # noqa: BLE001  it must not break what it observes
+                self._drop(observer, "request_chunk", error)
 
     def response_head(self, head: ResponseHead) -> bool:
         """Tell of the answer's head; later calls do nothing and return False."""
@@ -183,7 +188,7 @@ class Observers:
                 self._drop(observer, what, error)
 
     def _drop(self, observer: Observer, what: str, error: Exception) -> None:
-        self._observers = tuple(each for each in self._observers if each is not observer)
+        self._observers = [each for each in self._observers if each is not observer]
         self._log_failure(observer, what, error)
 
     def _log_failure(self, failed: object, what: str, error: Exception) -> None:

@@ -56,17 +56,13 @@ class Usage:
     @property
     def is_plausible(self) -> bool:
         """False where a figure is larger than that of any answer: upstreams can claim anything."""
-        counts = (
-            self.tokens_input + self.cache_read_tokens + self.cache_write_tokens,
-            self.tokens_output,
-            *(self.audio_input_tokens, self.audio_output_tokens, self.image_output_tokens),
-            *(self.cache_audio_read_tokens, self.web_searches),
-        )
-        return (
-            max(counts) <= MOST_TOKENS
-            and (self.provider_cost_usd or 0) <= MOST_USD
-            and all(extra.is_plausible for _, extra in self.extra_models)
-        )
+        tokens = self.tokens_input + self.cache_read_tokens + self.cache_write_tokens
+        parts = self.audio_input_tokens + self.audio_output_tokens + self.image_output_tokens
+        if tokens + self.tokens_output > MOST_TOKENS or parts + self.web_searches > MOST_TOKENS:
+            return False
+        if self.provider_cost_usd is not None and self.provider_cost_usd > MOST_USD:
+            return False
+        return all(extra.is_plausible for _, extra in self.extra_models)
 
 
 @dataclass(slots=True)
