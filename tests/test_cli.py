@@ -21,7 +21,16 @@ from scripted import wait_until
 from ccproxy_flask.cli import logs
 from ccproxy_flask.cli.clients import Client
 from ccproxy_flask.cli.remote import Remote
-from ccproxy_flask.cli.show import event_line, money, printable, summary_lines, table
+from ccproxy_flask.cli.show import (
+    LESS_NEEDED,
+    ROW_NAMES,
+    event_line,
+    money,
+    printable,
+    row_cells,
+    summary_lines,
+    table,
+)
 from ccproxy_flask.cli.sse import Event, EventReader
 
 COMMAND = (sys.executable, "-m", "ccproxy_flask.cli")
@@ -761,6 +770,22 @@ def test_tables_keep_to_their_columns():
         f"{'x' * 59}…     -",
         f"yes{' ' * 59}1234",
     ]
+
+
+@pytest.mark.parametrize("width", [80, 100, 140, 400])
+def test_tables_fit_the_window(width):
+    """No line is wider than the window; status, model, output and cost are always there."""
+    row = {
+        "timestamp": "2026-11-21T16:20:34.123456Z", "status_code": 200, "method": "POST",
+        "path": "/v1/chat/completions?" + "x" * 60, "model": "gpt-4o-mini-2024-07-18",
+        "duration_ms": 123456.7, "tokens_input": 1_234_567, "cache_read_tokens": 1_234_567,
+        "tokens_output": 12_345, "cost_usd": "12.345678", "error_type": "client_disconnected",
+    }  # fmt: skip
+    head, line = table(ROW_NAMES, [row_cells(row, short=True)], width, LESS_NEEDED).splitlines()
+    assert max(len(head), len(line)) <= width
+    assert {"time", "status", "path", "model", "output", "USD"} <= set(head.split())
+    assert line.startswith("11-21 16:20:34")
+    assert "12.345678" in line
 
 
 def test_what_came_from_outside_is_shown_as_text():

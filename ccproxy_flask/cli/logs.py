@@ -14,7 +14,7 @@ import click
 
 from .filter_options import filtered, filtered_by_time
 from .remote import Away, CommandError, Refused, Remote, remote, url_option
-from .show import ROW_NAMES, event_line, row_cells, stats_text, table
+from .show import LESS_NEEDED, ROW_NAMES, event_line, row_cells, stats_text, table, window
 from .sse import EventReader
 
 if TYPE_CHECKING:
@@ -67,7 +67,9 @@ def query(url: str | None, limit: int, form: str, **where: Any) -> None:
     elif form == "json":
         click.echo(json.dumps(list(found), indent=2))
     else:
-        click.echo(table(ROW_NAMES, [row_cells(row) for row in found]), nl=False)
+        width = window()
+        cells = [row_cells(row, short=width is not None) for row in found]
+        click.echo(table(ROW_NAMES, cells, width, LESS_NEEDED), nl=False)
 
 
 def rows(proxy: Remote, where: dict[str, Any], limit: int) -> Iterator[dict[str, Any]]:
@@ -214,7 +216,7 @@ def sql(url: str | None, text: str, limit: int | None, form: str) -> None:
     found = remote(url).json("/logs/sql", body=json.dumps(asked).encode())
     names, answers = found["columns"], found["rows"]
     if form == "table":
-        click.echo(table(names, answers), nl=False)
+        click.echo(table(names, answers, window()), nl=False)
     elif form == "json":
         click.echo(json.dumps([dict(zip(names, row, strict=True)) for row in answers], indent=2))
     else:

@@ -1,15 +1,17 @@
-"""Rows and events as text for a terminal. Pure."""
+"""Rows and events as text for a terminal."""
 
 from __future__ import annotations
 
 import re
+import shutil
+import sys
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-_WIDEST = 60
+_WIDEST, _NARROWEST = 60, 14
 # What a terminal could take for a command, or shows in another order than it is.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]+")
 _UNKNOWN = "-"
@@ -20,22 +22,62 @@ def printable(text: str) -> str:
     return _CONTROL.sub(" ", text)
 
 
-def table(names: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Return *rows* below *names* in columns; numbers to the right, long texts cut."""
+def table(
+    names: Sequence[str],
+    rows: Sequence[Sequence[object]],
+    width: int | None = None,
+    less: Sequence[str] = (),
+) -> str:
+    """Return *rows* below *names* in columns; numbers to the right, long texts cut.
+
+    No line is longer than *width*, if at all possible: texts get shorter first, then the columns in
+    *less* are left out, one after the other.
+    """
     cells = [[_cell(value) for value in row] for row in rows]
     is_number = [any(_is_number(row[at]) for row in rows) for at in range(len(names))]
-    widths = [
-        max([len(names[at]), *(len(row[at]) for row in cells)], default=0)
-        for at in range(len(names))
-    ]
+    widths = {
+        at: max([len(name), *(len(row[at]) for row in cells)]) for at, name in enumerate(names)
+    }
+    if width is not None:
+        widths = _fitted(widths, width, is_number, [names.index(name) for name in less])
     lines = []
     for row in ([printable(name) for name in names], *cells):
-        padded = (
-            cell.rjust(width) if right else cell.ljust(width)
-            for cell, width, right in zip(row, widths, is_number, strict=True)
-        )
+        shown = ((_cut(row[at], wide), wide, is_number[at]) for at, wide in widths.items())
+        padded = (text.rjust(wide) if right else text.ljust(wide) for text, wide, right in shown)
         lines.append("  ".join(padded).rstrip())
     return "\n".join(lines) + "\n"
+
+
+def window() -> int | None:
+    """Return how wide lines may be; None where standard output is no terminal."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def _fitted(
+    widths: dict[int, int], width: int, is_number: Sequence[bool], less: Sequence[int]
+) -> dict[int, int]:
+    """Return *widths* that fit into *width* with two spaces between them, by column."""
+    found = dict(widths)
+
+    def excess() -> int:
+        return sum(found.values()) + 2 * (len(found) - 1) - width
+
+    leaving = iter(less)
+    while excess() > 0:
+        texts = [at for at in found if not is_number[at] and found[at] > _NARROWEST]
+        widest = max(texts, key=lambda at: found[at], default=None)
+        if widest is not None:
+            found[widest] -= 1
+        elif (at := next(leaving, None)) is not None:
+            del found[at]
+            found |= {at: widths[at] for at in found}
+        else:
+            break
+    return found
+
+
+def _cut(text: str, width: int) -> str:
+    return text if len(text) <= width else text[: width - 1] + "…"
 
 
 def _is_number(value: object) -> bool:
@@ -50,18 +92,20 @@ def _cell(value: object) -> str:
     if isinstance(value, Decimal):
         return format(value, "f")
     text = printable(str(value))
-    return text if len(text) <= _WIDEST else text[: _WIDEST - 1] + "…"
+    return _cut(text, _WIDEST)
 
 
 ROW_NAMES = (
     "time", "status", "method", "path", "model", "ms", "input", "cached", "output", "USD", "error",
 )  # fmt: skip
+LESS_NEEDED = ("method", "cached", "ms", "input", "error")
+"""What of it a narrow window can do without."""
 
 
-def row_cells(row: Mapping[str, Any]) -> tuple[object, ...]:
-    """Return the cells of a record, under :data:`ROW_NAMES`."""
+def row_cells(row: Mapping[str, Any], *, short: bool = False) -> tuple[object, ...]:
+    """Return the cells of a record, under :data:`ROW_NAMES`; *short*: no more time than needed."""
     return (
-        _clock(row.get("timestamp")),
+        _short_clock(row.get("timestamp")) if short else _clock(row.get("timestamp")),
         row.get("status_code"),
         row.get("method"),
         row.get("path"),
@@ -151,7 +195,7 @@ def stats_text(found: Mapping[str, Any]) -> str:
     for name in ("model", "provider"):
         if rows := found[f"{name}_breakdown"]:
             cells = [(key, *_breakdown_cells(row)) for key, row in rows.items()]
-            parts.append(table((name, *_BREAKDOWN_NAMES), cells))
+            parts.append(table((name, *_BREAKDOWN_NAMES), cells, window(), ("cached", "p95 ms")))
     if errors := found["error_breakdown"]:
         cells = [(key, row["request_count"]) for key, row in errors.items()]
         parts.append(table(("error", "requests"), cells))
@@ -183,6 +227,10 @@ def _times_line(summary: Mapping[str, Any]) -> str:
 def _clock(stamp: object) -> str:
     """Return `2026-11-21T02:19:00.123456Z` without the fraction."""
     return re.sub(r"\.\d+", "", str(stamp)) if stamp else _UNKNOWN
+
+
+def _short_clock(stamp: object) -> str:
+    return _clock(stamp)[5:].replace("T", " ").rstrip("Z") or _UNKNOWN
 
 
 def _whole(value: Any) -> int | None:
