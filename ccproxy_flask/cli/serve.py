@@ -25,21 +25,13 @@ def server_command() -> list[str]:
     return [sys.executable, *_SERVER, _APPLICATION]
 
 
-def server_environment(configured: Settings) -> dict[str, str]:
-    """Return the environment in which that command serves with what *configured* says of it."""
-    return {
-        **os.environ,
-        "CCPROXY_HOST": configured.host,
-        "CCPROXY_PORT": str(configured.port),
-        "CCPROXY_WORKERS": str(configured.workers),
-        "CCPROXY_PROFILE": configured.profile,
-    }
+def server_environment(configured: Settings, **options: object) -> dict[str, str]:
+    """Return the environment in which that command serves as *configured*.
 
-
-def settings_with(host: str | None, port: int | None, workers: int | None) -> Settings:
-    """Return the settings with these instead of theirs; raises CommandError."""
-    given: dict[str, Any] = {"host": host, "port": port, "workers": workers}
-    return settings(**{name: it for name, it in given.items() if it is not None})
+    Only *options*, which somebody gave, stand in it: the others may change at a reload.
+    """
+    given = {f"CCPROXY_{name.upper()}": str(value) for name, value in options.items()}
+    return {**os.environ, "CCPROXY_PROFILE": configured.profile, **given}
 
 
 @click.command("serve")
@@ -51,7 +43,9 @@ def serve_command(host: str | None, port: int | None, workers: int | None) -> No
 
     It runs in the foreground until SIGTERM or Ctrl-C; requests in flight may end.
     """
-    environ = server_environment(settings_with(host, port, workers))
+    options: dict[str, Any] = {"host": host, "port": port, "workers": workers}
+    given = {name: value for name, value in options.items() if value is not None}
+    environ = server_environment(settings(**given), **given)  # one line where something is wrong
     sys.stdout.flush()
     # The server takes the place of this process: signals, and whoever watches it, reach it.
     os.execve(sys.executable, server_command(), environ)  # noqa: S606  our own command
