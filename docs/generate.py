@@ -29,25 +29,25 @@ This page is made from `ccproxy_flask/settings/options.py` by `make docs`; chang
 
 Strongest first:
 
-1. the environment: `SECTION__NAME`, for example `PROXY__MAX_BODY_BYTES=1000000`; what has no section is
-   `CCPROXY_HOST` and the like;
-2. `.env` in the working directory, with the same names; values are taken as written, a `$` is a `$`;
+1. the environment: `SECTION__NAME`, for example `PROXY__MAX_BODY_BYTES=1000000`; options without a section
+   have the prefix `CCPROXY_`, for example `CCPROXY_HOST`;
+2. `.env` in the working directory, with the same names; values are taken literally, a `$` is a `$`;
 3. a TOML file, `[section]` and `name = value`: `$CONFIG_FILE` if it is set, else `.ccproxy.toml` or `ccproxy.toml` in the
    working directory, else `config.toml` in `$XDG_CONFIG_HOME/ccproxy` (`~/.config/ccproxy`);
 4. the default.
 
-Names may be in either case. An empty value in the environment or in `.env` counts as not set. An unknown name under one of
-our sections, and a wrong value, stop the start with one line that says which setting, in which file, and for an unknown
-name the nearest there is. Secrets are never shown in such a line.
+Names may be in either case. An empty value in the environment or in `.env` counts as not set. If a name in one of our sections
+is unknown or a value is wrong, the server does not start. One line says which setting is wrong, in which file, and suggests the
+nearest name. The line never contains a secret.
 
 The defaults are those of the library: nothing is recorded or shown. `ccproxy-flask serve` and `run` turn everything on that
 you did not set, as long as only this machine can reach it (`CCPROXY_PROFILE`); so does the `ccproxy.toml` of this repository.
 
 A server reads its settings once, at the start and at each reload (SIGHUP), for all of its processes.
 
-Refused as contradictions: the dashboard without the logs endpoints; logs endpoints or collection with the backend `none`;
-operator pages (`/logs`, `/dashboard`, `/metrics`) on an address that other machines can reach without
-`SECURITY__AUTH_TOKEN`.
+These combinations are refused: the dashboard without the logs endpoints; logs endpoints or collection with the backend `none`;
+and the operator's pages (`/logs`, `/dashboard`, `/metrics`) on an address that other machines can reach, unless
+`SECURITY__AUTH_TOKEN` is set.
 """
 
 

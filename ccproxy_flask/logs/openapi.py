@@ -42,7 +42,7 @@ _ERRORS = {
     "404": "There is no such thing, or it is switched off",
     "405": "Another method",
     "413": "Too large",
-    "503": "Nothing is recorded, or the store is away",
+    "503": "Recording is off, or the store is unavailable",
 }
 _ERROR_HEADERS: dict[str, dict[str, Schema]] = {
     "401": {"WWW-Authenticate": {"type": "string", "pattern": "^Bearer "}},
