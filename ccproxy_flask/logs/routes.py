@@ -20,7 +20,7 @@ from ccproxy_flask.journal.ledger import read_ledgers
 from ccproxy_flask.journal.segments import list_segments
 from ccproxy_flask.metrics import multiprocess_values
 from ccproxy_flask.store.analytics import bucket_for
-from ccproxy_flask.store.base import Page, QueryRefused
+from ccproxy_flask.store.base import Page, QueryRefused, abandoned
 
 from .openapi import description
 from .parameters import (
@@ -59,6 +59,13 @@ guard(blueprint)
 def _refuse_where_off() -> None:
     if not _settings().observability.logs_endpoints_enabled:
         abort(404)
+
+
+@blueprint.before_request
+def _notice_hangups() -> None:
+    """Let a question end whose client left, instead of being answered to nobody."""
+    sock = serving.client_socket(request.environ)
+    abandoned.set(lambda: sock is not None and serving.has_left(sock))
 
 
 @blueprint.after_request
@@ -183,12 +190,7 @@ def sql() -> Response:
     if (request.content_length or 0) > _LONGEST_BODY:
         return error_response(413, "too_large", f"At most {_LONGEST_BODY} bytes.")
     asked = read_sql(request.stream.read(_LONGEST_BODY))
-    sock = serving.client_socket(request.environ)
-
-    def is_abandoned() -> bool:
-        return sock is not None and serving.has_left(sock)
-
-    return _json(store.sql(asked.sql, asked.limit, is_abandoned))
+    return _json(store.sql(asked.sql, asked.limit))
 
 
 @blueprint.get("/openapi.json")

@@ -22,7 +22,7 @@ from ccproxy_flask.store.duckdb import DuckDBStore
 
 from .ingest import Ingest, Limits, Nobody
 from .retention import Retention
-from .server import SocketServer
+from .server import LaneServers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -122,7 +122,7 @@ class Recorder:
         socket = self._settings.recorder_socket
         if socket.parent != self._directory:
             private_directory(socket.parent)
-        server = SocketServer(socket, self)
+        server = LaneServers(socket, self)
         clear_failure(self._directory)
         log.info("recorder_started", pid=os.getpid(), version=__version__)
         try:
@@ -292,9 +292,9 @@ class Recorder:
         """Give all rows as ``csv``, ``jsonl`` or ``parquet``."""
         return self._current().export(where, form)
 
-    def sql(self, text: str, limit: int, is_abandoned: Callable[[], bool] = lambda: False) -> bytes:
+    def sql(self, text: str, limit: int) -> bytes:
         """Answer one SELECT, with *limit* rows at most. Raises QueryRefused."""
-        return self._current().sql(text, limit, is_abandoned)
+        return self._current().sql(text, limit)
 
     def status(self) -> StoreStatus:
         """Return the state of the store and of the way to it."""

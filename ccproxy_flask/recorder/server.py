@@ -13,8 +13,8 @@ from waitress.server import create_server  # type: ignore[import-untyped]  # has
 
 from ccproxy_flask.errors import StoreUnavailable
 from ccproxy_flask.metrics import aggregation, multiprocess_values
-from ccproxy_flask.store.base import Cursor, LogFilter, Page, QueryRefused
-from ccproxy_flask.store.remote import FACTS_HEADER
+from ccproxy_flask.store.base import Cursor, LogFilter, Page, QueryRefused, abandoned
+from ccproxy_flask.store.remote import FACTS_HEADER, LANES, lane_socket
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator
@@ -25,9 +25,6 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-THREADS = 8
-"""How many questions are answered beside each other; others wait. Exports and the operator's own
-queries are few at a time (store.duckdb), so that some are always left."""
 _LONGEST_QUESTION = 1 << 20
 _PIECE = 256 << 10
 # A big answer is handed over piece by piece, as the worker takes it.
@@ -51,6 +48,7 @@ class Questions:
             "/query": self._query,
             "/totals": self._totals,
             "/analytics": self._analytics,
+            "/sql": self._sql,
             "/status": self._status,
             "/reset": self._reset,
             "/metrics": self._metrics,
@@ -60,9 +58,6 @@ class Questions:
         view = self._views.get(environ["PATH_INFO"])
         if environ["PATH_INFO"] == "/export":
             status, found = _answered(environ, self._export)
-        elif environ["PATH_INFO"] == "/sql":
-            has_left = environ["waitress.client_disconnected"]
-            status, found = _answered(environ, lambda asked: self._sql(asked, has_left))
         elif view is not None:
             status, found = _answered(environ, view)
         else:
@@ -86,8 +81,8 @@ class Questions:
         where = LogFilter.from_wire(asked["where"])
         return self._store.analytics(where, asked["bucket_seconds"]), {}
 
-    def _sql(self, asked: dict[str, Any], has_left: Callable[[], bool]) -> Answer:
-        return self._store.sql(asked["text"], asked["limit"], has_left), {}
+    def _sql(self, asked: dict[str, Any]) -> Answer:
+        return self._store.sql(asked["text"], asked["limit"]), {}
 
     def _entries(self, asked: dict[str, Any]) -> Answer:
         where = LogFilter.from_wire(asked.pop("where"))
@@ -133,6 +128,7 @@ class _Pieces:
 def _answered(
     environ: WSGIEnvironment, view: Callable[[dict[str, Any]], Any]
 ) -> tuple[str, Answer | _Pieces]:
+    abandoned.set(environ["waitress.client_disconnected"])
     try:
         size = int(environ.get("CONTENT_LENGTH") or 0)
         asked = orjson.loads(environ["wsgi.input"].read(size))
@@ -149,20 +145,21 @@ def _answered(
 
 
 class SocketServer:
-    """Serves :class:`Questions` on the unix socket *path* from a thread until :meth:`close`."""
+    """Serves :class:`Questions` on the unix socket *path*, so many beside each other as it has
+    *threads*, until :meth:`close`."""
 
-    def __init__(self, path: Path, store: Store) -> None:
+    def __init__(self, path: Path, store: Store, threads: int) -> None:
         self._map: dict[int, Any] = {}
         self._server = create_server(
             Questions(store),
             map=self._map,
             unix_socket=str(path),
             unix_socket_perms="600",
-            threads=THREADS,
+            threads=threads,
             max_request_body_size=_LONGEST_QUESTION,
             outbuf_overflow=4 * _LONGEST_UNSENT,  # so that nothing goes through a file on disk
             outbuf_high_watermark=_LONGEST_UNSENT,
-            connection_limit=200,
+            connection_limit=1000,
             channel_request_lookahead=1,  # or else it is not noticed that a worker hangs up
             asyncore_use_poll=True,
             ident="ccproxy-recorder",
@@ -182,3 +179,21 @@ class SocketServer:
         self._thread.join(timeout=5)
         self._server.task_dispatcher.shutdown(timeout=2)
         wasyncore.close_all(self._map, ignore_all=True)
+
+
+class LaneServers:
+    """A server for each lane (:data:`LANES`) beside the socket *path*."""
+
+    def __init__(self, path: Path, store: Store) -> None:
+        self._servers: list[SocketServer] = []
+        try:
+            for lane, threads in LANES.items():
+                self._servers.append(SocketServer(lane_socket(path, lane), store, threads))
+        except OSError:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Stop to listen, and let go of the connections."""
+        for server in self._servers:
+            server.close()

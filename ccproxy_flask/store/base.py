@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Protocol
@@ -17,6 +19,8 @@ from ccproxy_flask.record import COLUMNS
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping, Sequence
 
+abandoned: ContextVar[Callable[[], bool]] = ContextVar("abandoned", default=lambda: False)
+"""Tells whether nobody waits any more for the answer to what is asked; set by who asks."""
 MOST_ROWS = 10_000
 """The most rows of one answer."""
 
@@ -200,12 +204,11 @@ class Store(Protocol):
         What is wrong is raised by the first piece, or breaks off what came before.
         """
 
-    def sql(self, text: str, limit: int, is_abandoned: Callable[[], bool] = lambda: False) -> bytes:
+    def sql(self, text: str, limit: int) -> bytes:
         """Answer one SELECT, with *limit* rows at most, by the text of a JSON object: ``columns``,
         ``rows``, ``row_count``, ``truncated``, ``duration_ms``.
 
-        Ends soon after *is_abandoned* says that nobody waits for the answer any more. Raises
-        QueryRefused.
+        Ends soon after nobody waits for the answer any more. Raises QueryRefused.
         """
 
     def status(self) -> StoreStatus:

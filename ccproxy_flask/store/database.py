@@ -16,7 +16,7 @@ import structlog
 from ccproxy_flask.errors import StoreUnavailable
 
 from . import schema
-from .base import RowsRefused, StoreDamaged
+from .base import RowsRefused, StoreDamaged, abandoned
 from .rewriting import Abandoned, Copy, folder_for, remove_remains
 from .statements import BLOCKS, SPACE, number_in, quoted
 
@@ -44,6 +44,7 @@ _LOG_DAMAGE = "Failure while replaying WAL file"
 _PASSING = ("No space left", "Permission denied", "Out of Memory", "Too many open files")
 _YOUNG_SECONDS = 0.5
 _LOOK_SECONDS = 0.1
+_WATCH_SECONDS = 0.25
 _LAST_ANSWERS_SECONDS = 2.0
 # A question that comes while a smaller file takes the place of the database waits so long.
 _SWAP_SECONDS = 5.0
@@ -200,16 +201,18 @@ class Database:
     def questions(self, seconds: float | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
         """A connection of its own for one thread, to read with, for a bounded time."""
         cursor = self._begun(seconds or QUERY_SECONDS)
-        alarm = threading.Timer(seconds or QUERY_SECONDS, _interrupt, [cursor])
-        alarm.daemon = True
+        over = threading.Event()
+        watching = (cursor, seconds or QUERY_SECONDS, abandoned.get(), over)
+        watch = threading.Thread(target=_break_off_in_time, args=watching, daemon=True)
         try:
-            alarm.start()
+            watch.start()
             yield cursor
         except duckdb.Error as error:
             raise self._translated(error) from error
         finally:
+            over.set()
+            watch.join()  # it must not interrupt what is closed
             del self._active[cursor]
-            alarm.cancel()
             cursor.close()
 
     def _begun(self, seconds: float) -> duckdb.DuckDBPyConnection:
@@ -392,6 +395,20 @@ class Database:
         self._abandoned.set()
         if self._copy is not None:
             self._copy.interrupt()
+
+
+def _break_off_in_time(
+    cursor: duckdb.DuckDBPyConnection,
+    seconds: float,
+    is_abandoned: Callable[[], bool],
+    over: threading.Event,
+) -> None:
+    """Interrupt *cursor* after so many *seconds*, or when nobody waits for its answer any more."""
+    deadline = time.monotonic() + seconds
+    while not over.wait(min(_WATCH_SECONDS, max(0.001, deadline - time.monotonic()))):
+        # Again and again: between two statements there is nothing to interrupt.
+        if time.monotonic() >= deadline or is_abandoned():
+            _interrupt(cursor)
 
 
 def _interrupt(cursor: duckdb.DuckDBPyConnection) -> None:

@@ -14,7 +14,7 @@ from ccproxy_flask.errors import StoreUnavailable
 
 from . import analytics, statements
 from .adhoc_sql import AdhocSql
-from .base import Cursor, EntriesPage, Mark, QueryPage, RowsRefused, StoreStatus, Totals
+from .base import Cursor, EntriesPage, Mark, QueryPage, RowsRefused, StoreStatus, Totals, abandoned
 from .batch import BatchFile
 from .database import Database, days_folder
 from .pipes import Pipes
@@ -22,7 +22,7 @@ from .snapshots import Snapshots
 from .statements import number_in
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Mapping, Sequence
+    from collections.abc import Generator, Mapping, Sequence
     from pathlib import Path
 
     from .base import LogFilter, Page
@@ -287,10 +287,10 @@ class DuckDBStore(Database):
 
         return self._pipes.transfer(write, cancel)
 
-    def sql(self, text: str, limit: int, is_abandoned: Callable[[], bool] = lambda: False) -> bytes:
+    def sql(self, text: str, limit: int) -> bytes:
         """Answer one SELECT of the operator's; *limit* rows at most. Raises QueryRefused."""
         with self._snapshots.lease() as view:
-            return self._adhoc_sql.answer(text, limit, view, is_abandoned)
+            return self._adhoc_sql.answer(text, limit, view, abandoned.get())
 
     def _copy_rows(self, path: Path) -> str:
         """Write all rows to *path*; return the SELECT that reads them there."""

@@ -25,6 +25,7 @@ from .base import (
     QueryRefused,
     StoreStatus,
     Totals,
+    abandoned,
 )
 
 if TYPE_CHECKING:
@@ -41,6 +42,33 @@ EXPORT_SECONDS = 900.0
 _PIECE = 65_536
 _LOOK_SECONDS = 0.25
 _LONGEST_REASON = 65_536
+
+
+LANES = {"status": 2, "small": 4, "large": 3}
+"""The lanes in which questions are answered, so that none waits behind larger ones; and how many
+of each lane are answered beside each other. Others wait for their turn."""
+_ENDINGS = {"status": "stat", "small": "sock", "large": "bulk"}
+_LARGE = frozenset({"/analytics", "/export", "/sql", "/reset"})
+_SMALL_PAGE = 1000
+_SMALL_OFFSET = 10_000
+
+
+def lane_socket(path: Path, lane: str) -> Path:
+    """Return the socket of a *lane* of the recorder that listens on *path*."""
+    return path.with_name(f"{path.stem}.{_ENDINGS[lane]}")
+
+
+def lane_of(question: str, asked: dict[str, Any]) -> str:
+    """Return the lane of a *question*: large is what reads much of the table, or says much."""
+    if question in ("/status", "/metrics"):
+        return "status"
+    is_small = (
+        question not in _LARGE
+        and "q" not in asked.get("where", {})
+        and asked.get("limit", 0) <= _SMALL_PAGE
+        and asked.get("offset", 0) <= _SMALL_OFFSET
+    )
+    return "small" if is_small else "large"
 
 
 class RemoteStore:
@@ -83,7 +111,7 @@ class RemoteStore:
     def export(self, where: LogFilter, form: str) -> Generator[bytes]:
         """Give all rows as ``csv``, ``jsonl`` or ``parquet``."""
         asked = {"where": where.to_wire(), "form": form}
-        connection = _UnixConnection(self._path, self._timeout)
+        connection = self._connection("/export", asked, self._timeout)
         # A reader that stalls must not keep the recorder's thread for ever.
         alarm = threading.Timer(EXPORT_SECONDS, connection.break_off)
         alarm.daemon = True
@@ -97,16 +125,9 @@ class RemoteStore:
             alarm.cancel()
             connection.close()
 
-    def sql(self, text: str, limit: int, is_abandoned: Callable[[], bool] = lambda: False) -> bytes:
+    def sql(self, text: str, limit: int) -> bytes:
         """Answer one SELECT, with *limit* rows at most. Raises QueryRefused."""
-        connection = _UnixConnection(self._path, self._timeout)
-        try:
-            with _away():
-                connection.request("POST", "/sql", orjson.dumps({"text": text, "limit": limit}))
-                connection.wait(is_abandoned)
-                return _good(connection.getresponse()).read()
-        finally:
-            connection.close()
+        return self._ask("/sql", {"text": text, "limit": limit})[0]
 
     def status(self) -> StoreStatus:
         """Return the state of the store and of the recorder."""
@@ -123,10 +144,13 @@ class RemoteStore:
         text, facts = self._ask("/metrics", asked, _METRICS_SECONDS)
         return text, facts["content_type"]
 
+    def _connection(self, path: str, asked: dict[str, Any], timeout: float) -> _UnixConnection:
+        return _UnixConnection(lane_socket(self._path, lane_of(path, asked)), timeout)
+
     def _ask(
         self, path: str, asked: dict[str, Any], timeout: float | None = None
     ) -> tuple[bytes, dict[str, Any]]:
-        connection = _UnixConnection(self._path, timeout or self._timeout)
+        connection = self._connection(path, asked, timeout or self._timeout)
         try:
             with _away():
                 answer = _answered(connection, path, asked)
@@ -150,10 +174,8 @@ def _answered(
     connection: _UnixConnection, path: str, asked: dict[str, Any]
 ) -> http.client.HTTPResponse:
     connection.request("POST", path, orjson.dumps(asked))
-    return _good(connection.getresponse())
-
-
-def _good(answer: http.client.HTTPResponse) -> http.client.HTTPResponse:
+    connection.wait(abandoned.get())
+    answer = connection.getresponse()
     if answer.status != http.client.OK:
         raise _refusal(answer)
     return answer
