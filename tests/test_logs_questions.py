@@ -24,12 +24,12 @@ from recording_support import (
     open_writer,
     recorder_process,
     recording_settings,
+    start_in_process,
 )
 from scripted import wait_until
 
 from ccproxy_flask.errors import StoreUnavailable
 from ccproxy_flask.record import COLUMNS, to_json
-from ccproxy_flask.recorder.recorder import start_in_process
 from ccproxy_flask.store import adhoc_sql, analytics
 from ccproxy_flask.store import duckdb as database
 from ccproxy_flask.store.base import LogFilter, QueryRefused
