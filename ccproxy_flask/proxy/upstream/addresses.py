@@ -96,11 +96,9 @@ class Addresses:
 
     def _wait(self, lookup: _Lookup, timeout: float, token: CancelToken) -> list[Address]:
         deadline = time.monotonic() + timeout
-        while lookup.is_alive():
-            left = deadline - time.monotonic()
-            if left <= 0:
+        while not lookup.over.wait(min(_LOOK_SECONDS, max(0.0, deadline - time.monotonic()))):
+            if time.monotonic() >= deadline:
                 raise UpstreamTimeout(f"no address of {lookup.key[0]} after {timeout:g} s")
-            lookup.join(min(_LOOK_SECONDS, left))
             token.check()
         if not lookup.addresses:
             raise UpstreamUnreachable(
@@ -117,6 +115,7 @@ class _Lookup(threading.Thread):
     ) -> None:
         super().__init__(daemon=True, name="lookup")
         self.key = key
+        self.over = threading.Event()
         self.addresses: list[Address] = []
         self.error: Exception | None = None
         self._resolve, self._learn = resolve, learn
@@ -130,6 +129,7 @@ class _Lookup(threading.Thread):
             self.error = error
         finally:
             self._learn(self)
+            self.over.set()
 
 
 def interleaved(addresses: Sequence[Address]) -> list[Address]:
