@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 _HEAD_END = b"\r\n\r\n"
 _PIECE = 64 << 10
 _PATIENCE_SECONDS = 2.0
+_SETTLE_SECONDS = 0.3
 _FILLER = bytes(_PIECE)
 _EVENT = 'data: {{"id":"{name}","choices":[{{"delta":{{"content":"{number}"}}}}]}}\n\n'
 _END = b"data: [DONE]\n\n"
@@ -151,15 +152,36 @@ class Clients:
         self._chance = random.Random(seed)  # noqa: S311  seeded, to be run again
         self.outcome = Outcome()
         self._number = 0
+        self._room = 0
 
     async def run(self, requests: int, at_once: int = 40, strangers: int = 20) -> None:
         """Send so many requests that are left, beside the strangers'."""
+        self._room = await self._measured_room()
         waiting = iter(range(requests))
         over = asyncio.Event()
         beside = [asyncio.create_task(self._stranger(at, over)) for at in range(strangers)]
         await asyncio.gather(*(self._leavers(waiting) for _ in range(at_once)))
         over.set()
         await asyncio.gather(*beside)
+
+    async def _measured_room(self) -> int:
+        """Return how many bytes of an answer the system takes for a client that does not read.
+
+        With a little more, the proxy has read all of the answer, and cannot send all of it.
+        """
+        fits, too_much = 0, 8 << 20
+        while too_much - fits > _PIECE // 8:
+            middle = (fits + too_much) // 2
+            async with self._connection(small=True) as (sock, loop):
+                name = f"measure-{middle}"
+                self.outcome.sent.add(name)
+                request = _request(name, f"bytes={middle}", _BODY)
+                await loop.sock_sendall(sock, b"".join(request))
+                await asyncio.sleep(_SETTLE_SECONDS)
+                blocked = await asyncio.to_thread(_active, self._port) > 0
+            fits, too_much = (fits, middle) if blocked else (middle, too_much)
+            await asyncio.sleep(_SETTLE_SECONDS)
+        return fits
 
     async def _leavers(self, waiting: Iterator[int]) -> None:
         for number in waiting:
@@ -173,13 +195,15 @@ class Clients:
         out.sent.add(name)
         query = f"events={chance.randrange(30)}&gap=0.005&wait={chance.choice(('0', '0', '0.1'))}"
         if stage in ("drain", "stall"):
-            query = f"bytes={chance.randrange(1, 4 << 20)}"
+            least, most = (self._room, self._room + _PIECE) if stage == "stall" else (1, 4 << 20)
+            query = f"bytes={chance.randrange(least, most)}"
         body = _BODY if chance.random() < 0.9 else _BODY + b" " * 200_000
         async with self._connection(small=stage in ("drain", "stall")) as (sock, loop):
             with contextlib.suppress(TimeoutError):  # it has all, and nothing more will come
                 async with asyncio.timeout(_PATIENCE_SECONDS):
                     await self._do(sock, loop, stage, name, _request(name, query, body))
-            await _hang_up(sock, loop, way, chance.uniform(0, 0.4))
+            drains = stage != "stall"
+            await _hang_up(sock, loop, way, chance.uniform(0, 0.6), drains=drains)
 
     async def _do(
         self,
@@ -204,7 +228,7 @@ class Clients:
         if await loop.sock_recv(sock, 4096):
             self.outcome.answered.add(name)
         if stage == "stall":
-            await asyncio.sleep(chance.uniform(0, 0.3))
+            await asyncio.sleep(chance.uniform(0.2, 0.8))
         while stage == "drain" and chance.random() < 0.97:
             if not await loop.sock_recv(sock, _PIECE):
                 return
@@ -254,7 +278,7 @@ class Clients:
 
 
 async def _hang_up(
-    sock: socket.socket, loop: asyncio.AbstractEventLoop, way: str, seconds: float
+    sock: socket.socket, loop: asyncio.AbstractEventLoop, way: str, seconds: float, *, drains: bool
 ) -> None:
     if way == "reset":
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
@@ -262,7 +286,7 @@ async def _hang_up(
         sock.shutdown(socket.SHUT_WR)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                while await loop.sock_recv(sock, _PIECE):
+                while not drains or await loop.sock_recv(sock, _PIECE):
                     await asyncio.sleep(seconds / 20)
 
 
@@ -336,8 +360,9 @@ async def _main(options: argparse.Namespace, directory: Path) -> int:
         seconds = time.monotonic() - began
         wrong = await asyncio.to_thread(ledger, port, clients.outcome)
         busy = await upstream.left_over()
+        tracebacks = log.read_text().count("Traceback")
+        _report(clients.outcome, wrong, busy, tracebacks, seconds)
         await upstream.stop()
-    _report(clients.outcome, wrong, busy, log.read_text().count("Traceback"), seconds)
     return 1 if wrong or clients.outcome.broken or busy else 0
 
 
@@ -348,7 +373,7 @@ def _report(outcome: Outcome, wrong: list[str], busy: int, tracebacks: int, seco
         print(f"  {stage}: {ways}")
     print(f"strangers' streams: {len(outcome.strangers):,}, broken: {len(outcome.broken):,}")
     print(f"rows that are wrong: {len(wrong):,}; upstream requests left over: {busy}")
-    print(f"tracebacks in the log: {tracebacks}")
+    print(f"tracebacks in the log: {tracebacks}", flush=True)
     for line in [*outcome.broken[:5], *wrong[:10]]:
         print(f"  {line}")
 
