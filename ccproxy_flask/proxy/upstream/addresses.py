@@ -185,8 +185,8 @@ class _Race:
                 sock, address = self._open[number]
                 problem = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
                 if not problem:
-                    del self._open[number]
                     token.hold(sock)
+                    del self._open[number]
                     return sock, address
                 self._fail(number, problem)
 

@@ -99,6 +99,7 @@ class Connections:
 
         Raises UpstreamUnreachable, UpstreamTimeout, or ClientDisconnected.
         """
+        token.check()  # while nothing is held that would have to be closed
         idle = self._idle.get(origin)
         while idle:
             try:
