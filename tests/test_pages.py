@@ -9,7 +9,6 @@ from werkzeug.test import EnvironBuilder, run_wsgi_app
 
 from ccproxy_flask import __version__
 from ccproxy_flask.app import create_app
-from ccproxy_flask.proxy.providers import Providers
 from ccproxy_flask.proxy.routes import Lane, ProxyParts, is_own_page
 from ccproxy_flask.settings import Settings
 from ccproxy_flask.tracing import Sinks
@@ -132,16 +131,18 @@ def test_own_pages_are_told_from_what_is_passed_on(method, path, own):
 
 
 def test_defect_on_the_way_of_a_request_is_answered_and_recorded():
-    """In the shape of the API, even before the request is looked at; its log has the reason."""
+    """In the shape of the API; its log has the reason, without the client's key."""
+    key = "0a1b2c3d4e5f60718293a4b5c6d7e8f9"
 
     class Broken:
-        def begin(self, *_):
-            raise ZeroDivisionError
+        def resolve(self, _method, _path, headers):
+            raise ZeroDivisionError(headers["x-api-key"])
 
-    settings, records = Settings(), []
-    parts = ProxyParts(settings, Providers(settings), *[None] * 5, trails=Broken())
+    records = []
+    parts = ProxyParts(Settings(), Broken(), None, None, b"")
     lane = Lane(None, parts, Sinks(stored_ended=[records.append]))
-    environ = EnvironBuilder("/v1/messages", method="POST").get_environ()
+    builder = EnvironBuilder("/v1/messages", method="POST", headers={"x-api-key": key})
+    environ = builder.get_environ()
     with structlog.testing.capture_logs() as logged:
         body, status, headers = run_wsgi_app(lane, environ, buffered=True)
     assert status.startswith("500")
@@ -150,3 +151,5 @@ def test_defect_on_the_way_of_a_request_is_answered_and_recorded():
     assert (record.status_code, record.error_type) == (500, "internal_error")
     assert headers["x-ccproxy-request-id"] == record.request_id
     assert [line["event"] for line in logged] == ["proxy_defect"]
+    assert "ZeroDivisionError: ***" in logged[0]["exception"]
+    assert key not in repr([logged, record])
