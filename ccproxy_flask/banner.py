@@ -66,6 +66,7 @@ CLIENTS: tuple[tuple[str, str], ...] = (
     ("curl", 'curl {url}/v1/models -H "Authorization: Bearer $OPENAI_API_KEY"'),
 )
 _WIDTH = 100
+_NOT_KEPT = "are not kept: OBSERVABILITY__LOGS_COLLECTION_ENABLED is off"
 _ANY_ADDRESS = {"http://0.0.0.0:": "http://127.0.0.1:", "http://[::]:": "http://[::1]:"}
 
 
@@ -123,4 +124,4 @@ def _pages(settings: Settings, url: str) -> Iterator[tuple[str, str]]:
         yield "Requests", f"{url}/logs/entries"
     if shown.metrics_endpoint_enabled:
         yield "Metrics", f"{url}/metrics"
-    yield "Records", str(settings.duckdb_path) if settings.recording else "are not kept"
+    yield "Records", str(settings.duckdb_path) if settings.recording else _NOT_KEPT
