@@ -21,9 +21,9 @@ from ccproxy_flask.record import COLUMN_TYPES, COLUMNS, RequestRecord, to_json
 from ccproxy_flask.store import database
 from ccproxy_flask.store.base import (
     Choice,
+    CommittedOffset,
     Cursor,
     LogFilter,
-    Mark,
     Page,
     RowsRefused,
     Store,
@@ -317,14 +317,21 @@ def test_append_is_all_or_nothing(direct: DuckDBStore) -> None:
     good = to_json(make_record())
     with pytest.raises(RowsRefused):
         direct.append(
-            [good, b'{"request_id":"x","timestamp":"no time"}'], [Mark("s", 5)], {"damaged": 1}
+            [good, b'{"request_id":"x","timestamp":"no time"}'],
+            [CommittedOffset("s", 5)],
+            {"damaged": 1},
         )
     status = direct.status()
     assert (status.rows, status.counts, direct.marks()) == (0, {}, {})
-    direct.append([good], [Mark("s", 7), Mark("t", 1, closed=True)], {"damaged": 2})
-    direct.append([], [Mark("s", 9)], {"damaged": 1})
+    direct.append(
+        [good], [CommittedOffset("s", 7), CommittedOffset("t", 1, closed=True)], {"damaged": 2}
+    )
+    direct.append([], [CommittedOffset("s", 9)], {"damaged": 1})
     assert direct.status().counts == {"damaged": 3}
-    assert direct.marks() == {"s": Mark("s", 9), "t": Mark("t", 1, closed=True)}
+    assert direct.marks() == {
+        "s": CommittedOffset("s", 9),
+        "t": CommittedOffset("t", 1, closed=True),
+    }
     direct.forget(["s", "t"])
     assert direct.marks() == {}
 
@@ -358,7 +365,9 @@ def test_missing_rows_are_added_once(direct: DuckDBStore) -> None:
     records = [make_record(number) for number in range(3)]
     put(direct, records[0])
     rows = {record.request_id: to_json(record) for record in records}
-    assert direct.append_missing(rows, [Mark("s", 1, closed=True)], {}, "worker_lost") == 2
+    assert (
+        direct.append_missing(rows, [CommittedOffset("s", 1, closed=True)], {}, "worker_lost") == 2
+    )
     assert direct.append_missing(rows, [], {}, "worker_lost") == 0
     assert direct.status().rows == 3
     assert direct.status().counts == {"worker_lost": 2}
@@ -368,10 +377,10 @@ def test_rows_are_there_after_opening_again(tmp_path: Path) -> None:
     """What was appended is in the file, with the marks; so is when."""
     path = tmp_path / "a" / "b" / "metrics.duckdb"
     store = DuckDBStore(path)
-    store.append([to_json(FULL)], [Mark("s", 5)], {})
+    store.append([to_json(FULL)], [CommittedOffset("s", 5)], {})
     store.close()
     store = DuckDBStore(path)
-    assert (store.status().rows, store.marks()) == (1, {"s": Mark("s", 5)})
+    assert (store.status().rows, store.marks()) == (1, {"s": CommittedOffset("s", 5)})
     assert store.status().last_write == FULL.timestamp
     store.close()
     assert path.stat().st_mode & 0o777 == 0o600

@@ -22,7 +22,7 @@ from scripted import wait_until
 from ccproxy_flask.errors import StoreUnavailable
 from ccproxy_flask.record import to_json
 from ccproxy_flask.store import database, rewriting
-from ccproxy_flask.store.base import LogFilter, Mark, Page
+from ccproxy_flask.store.base import CommittedOffset, LogFilter, Page
 from ccproxy_flask.store.duckdb import DuckDBStore
 from ccproxy_flask.store.remote import RemoteStore
 
@@ -125,7 +125,9 @@ def test_rows_are_appended_while_the_file_shrinks(store):
 
     def append() -> None:
         records = [make_record(len(sent) + number) for number in range(20)]
-        store.append([to_json(each) for each in records], [Mark("s", len(sent) + 20)], {"n": 20})
+        store.append(
+            [to_json(each) for each in records], [CommittedOffset("s", len(sent) + 20)], {"n": 20}
+        )
         sent.extend(record.request_id for record in records)
 
     def ask() -> None:
@@ -146,7 +148,7 @@ def test_rows_are_appended_while_the_file_shrinks(store):
     assert store.path.stat().st_size < before * 0.6
     assert len(meanwhile) > 10
     assert all((answer - KEPT) % 20 == 0 for answer in answers)
-    assert store.marks() == {"s": Mark("s", len(sent))}
+    assert store.marks() == {"s": CommittedOffset("s", len(sent))}
     status = store.status()
     assert (status.rows, status.counts) == (KEPT + len(sent), {"n": len(sent)})
     assert unique_rows(store) == KEPT + len(sent)
@@ -309,7 +311,7 @@ KILLED_AT_EACH_LINE = textwrap.dedent("""
     from recording_support import make_record
     from ccproxy_flask.record import to_json
     from ccproxy_flask.store import database
-    from ccproxy_flask.store.base import Mark
+    from ccproxy_flask.store.base import CommittedOffset
     from ccproxy_flask.store.duckdb import DuckDBStore
 
     database.LEAST_FREE = 0
@@ -350,7 +352,8 @@ KILLED_AT_EACH_LINE = textwrap.dedent("""
             def append():
                 while True:
                     sent[0] += 1
-                    store.append([to_json(make_record(sent[0]))], [Mark("s", sent[0])], {"n": 1})
+                    row, offset = to_json(make_record(sent[0])), CommittedOffset("s", sent[0])
+                    store.append([row], [offset], {"n": 1})
                     os.write(said, b".")
 
             threading.Thread(target=append, daemon=True).start()
@@ -367,7 +370,7 @@ KILLED_AT_EACH_LINE = textwrap.dedent("""
             facts = cursor.execute("SELECT count(*), count(DISTINCT request_id) FROM access_logs")
             rows, requests = facts.fetchone()
         rest = sorted(each.name for each in path.parent.iterdir() if not each.is_fifo())
-        mark = store.marks().get("s", Mark("s", 0)).position
+        mark = store.marks().get("s", CommittedOffset("s", 0)).position
         facts = [rows, requests, mark, store.status().counts.get("n", 0), rest]
         os.write(said, json.dumps(facts).encode())
         store.close()

@@ -65,7 +65,7 @@ class Event(dict[str, Any]):
 
 
 @dataclass(slots=True)
-class Place:
+class ReadPosition:
     """How far a worker's journal was read: to *offset* in its segment *number*.
 
     Of a dead worker, the requests with ids up to *lost* were told to be lost.
@@ -92,7 +92,7 @@ class Follower:
 
     def __init__(self, directory: Path, position: str | None = None) -> None:
         self._directory = directory
-        self.places: dict[str, Place] = {}
+        self.places: dict[str, ReadPosition] = {}
         self._rows: dict[str, dict[str, bytes]] = {}
         """Worker → request id → start line, of what is in flight."""
         self._before: dict[str, frozenset[str]] = {}
@@ -181,10 +181,10 @@ class Follower:
         for worker, group in groups.items():
             newest = group[-1]
             if is_alive(self._directory, newest):
-                self.places[worker] = place = Place(newest.number)
+                self.places[worker] = place = ReadPosition(newest.number)
                 self._pass_over(worker, place, newest.size)
             else:
-                self.places[worker] = Place(newest.number, newest.size, _ALL_LOST)
+                self.places[worker] = ReadPosition(newest.number, newest.size, _ALL_LOST)
 
     def _resume(self, groups: dict[str, list[Segment]]) -> list[Event]:
         """Go to the position; return an overflow where that is not known any more."""
@@ -200,7 +200,7 @@ class Follower:
                 missed = True
                 self._before_missed(worker, groups)
                 continue
-            self.places[worker] = place = Place(number)
+            self.places[worker] = place = ReadPosition(number)
             self._pass_over(worker, place, end)
             place.offset = end
             if not rest.isdigit():
@@ -212,7 +212,7 @@ class Follower:
     def _before_missed(self, worker: str, groups: dict[str, list[Segment]]) -> None:
         """Go on with the oldest there is of a worker whose segment is gone."""
         if worker in groups:
-            self.places[worker] = Place(groups[worker][0].number)
+            self.places[worker] = ReadPosition(groups[worker][0].number)
 
     def _end_of(self, segment: Segment, mark: str, rest: str) -> int | None:
         """Return the offset that is meant; None where no line ends there."""
@@ -230,7 +230,7 @@ class Follower:
             return None
         return offset if lines == [b""] and end == offset else None
 
-    def _pass_over(self, worker: str, place: Place, end: int) -> None:
+    def _pass_over(self, worker: str, place: ReadPosition, end: int) -> None:
         """Read up to *end*, only to know what is in flight there."""
         rows = self._rows.setdefault(worker, {})
         path = self._directory / segment_name(worker, place.number)
@@ -267,7 +267,7 @@ class Follower:
         if place is None:
             if not group:
                 return []
-            place = self.places[worker] = Place()
+            place = self.places[worker] = ReadPosition()
         missed: list[Event] = []
         while True:
             limit = _READ_BYTES
@@ -290,7 +290,7 @@ class Follower:
                 self._before[worker] = frozenset(self._rows.pop(worker, {}))
             place.number, place.offset = later.number, 0
 
-    def _lines(self, worker: str, place: Place, limit: int) -> tuple[list[bytes], bool]:
+    def _lines(self, worker: str, place: ReadPosition, limit: int) -> tuple[list[bytes], bool]:
         """Return the next lines, and whether the segment is there at all."""
         if place.number == 0:
             return [], False
@@ -302,7 +302,7 @@ class Follower:
         self.behind = self.behind or end - place.offset > _READ_BYTES // 2
         return lines, True
 
-    def _events(self, worker: str, place: Place, lines: list[bytes]) -> list[Event]:
+    def _events(self, worker: str, place: ReadPosition, lines: list[bytes]) -> list[Event]:
         name = segment_name(worker, place.number).removesuffix(".ndjson")
         others = self._others(worker)
         events = []
@@ -360,7 +360,7 @@ class Follower:
         return not lines
 
     def _ends_by_death(self, worker: str, request_ids: list[str]) -> Iterator[Event]:
-        place, rows = self.places.setdefault(worker, Place()), self._rows[worker]
+        place, rows = self.places.setdefault(worker, ReadPosition()), self._rows[worker]
         name = segment_name(worker, place.number).removesuffix(".ndjson")
         for request_id in sorted(request_ids):
             line = rows.pop(request_id)
@@ -374,7 +374,7 @@ class Follower:
             place.lost = request_id
             yield event
 
-    def _forget(self, worker: str) -> Place:
+    def _forget(self, worker: str) -> ReadPosition:
         self._rows.pop(worker, None)
         self._before.pop(worker, None)
         return self.places.pop(worker)

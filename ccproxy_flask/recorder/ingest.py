@@ -15,7 +15,7 @@ from ccproxy_flask.journal.lines import CANCELLED, identify, parse, storable
 from ccproxy_flask.journal.reader import read_lines, read_rest
 from ccproxy_flask.journal.segments import Segment, by_worker, is_alive, list_segments
 from ccproxy_flask.record import RequestRecord, to_json
-from ccproxy_flask.store.base import Mark, RowsRefused
+from ccproxy_flask.store.base import CommittedOffset, RowsRefused
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -314,7 +314,7 @@ class Ingest:
         counts.update({"damaged_lines": len(damaged)} if damaged else {})
         if rows or counts:
             ends = {name: self._positions[name] for name in self._unmarked} | _ends(parts)
-            marks = [Mark(name, end) for name, end in ends.items()]
+            marks = [CommittedOffset(name, end) for name, end in ends.items()]
             try:
                 if any(part.segment.name in self._replayed for part in parts):
                     by_id = {request_id: line for part in parts for request_id, line in part.rows}
@@ -335,7 +335,7 @@ class Ingest:
             self._put_aside(damaged)
 
     def _keep_what_fits(
-        self, parts: list[_Slice], marks: list[Mark], counts: Counter[str]
+        self, parts: list[_Slice], marks: list[CommittedOffset], counts: Counter[str]
     ) -> list[bytes]:
         """Store the rows of *parts* that can be, without what does not fit; return the others.
 
@@ -418,7 +418,7 @@ class Ingest:
         if account.final and name not in self._folded:
             counts = {f"dropped:{reason}": count for reason, count in account.final.items()}
             # The mark stays for good: the ledger may be put back, or be on a disk gone read-only.
-            self._store.append([], [Mark(name, account.turn, closed=True)], counts)
+            self._store.append([], [CommittedOffset(name, account.turn, closed=True)], counts)
             self._folded.add(name)
             self.folds += 1
             log.warning("records_dropped", worker=account.worker, **account.final)
@@ -463,7 +463,7 @@ class Ingest:
         found = (_lost_row(line, kind) for line in worker.starts.values())
         rows = {row["request_id"]: row for row in found if row is not None}
         lines = {request_id: to_json(row) for request_id, row in rows.items()}
-        mark = Mark(newest.name, self._positions.get(newest.name, 0), closed=True)
+        mark = CommittedOffset(newest.name, self._positions.get(newest.name, 0), closed=True)
         kept = self._store.append_missing(lines, [mark], {}, kind)
         worker.starts.clear()
         worker.closed_at = newest.number

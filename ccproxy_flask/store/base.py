@@ -219,7 +219,7 @@ class Store(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Mark:
+class CommittedOffset:
     """How far a segment of the journal is stored.
 
     *closed*: its worker is dead, and what that left open is stored too.
@@ -234,7 +234,7 @@ class RecordingStore(Store, Protocol):
     """A store that takes records: what the recorder needs of it."""
 
     def append(
-        self, rows: Sequence[bytes], marks: Sequence[Mark], counts: Mapping[str, int]
+        self, rows: Sequence[bytes], marks: Sequence[CommittedOffset], counts: Mapping[str, int]
     ) -> None:
         """Keep *rows* (JSON objects), set *marks* and add *counts*: all of it or nothing.
 
@@ -244,14 +244,14 @@ class RecordingStore(Store, Protocol):
     def append_missing(
         self,
         rows: Mapping[str, bytes],
-        marks: Sequence[Mark],
+        marks: Sequence[CommittedOffset],
         counts: Mapping[str, int],
         count: str | None = None,
     ) -> int:
         """As :meth:`append`, but only those *rows* (by request id) whose request is not there; add
         their number to *count*, too, and return it."""
 
-    def marks(self) -> dict[str, Mark]:
+    def marks(self) -> dict[str, CommittedOffset]:
         """Return all marks by segment."""
 
     def forget(self, segments: Sequence[str]) -> None:

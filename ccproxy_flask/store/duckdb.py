@@ -14,7 +14,16 @@ from ccproxy_flask.errors import StoreUnavailable
 
 from . import analytics, statements
 from .adhoc_sql import AdhocSql
-from .base import Cursor, EntriesPage, Mark, QueryPage, RowsRefused, StoreStatus, Totals, abandoned
+from .base import (
+    CommittedOffset,
+    Cursor,
+    EntriesPage,
+    QueryPage,
+    RowsRefused,
+    StoreStatus,
+    Totals,
+    abandoned,
+)
 from .batch import BatchFile
 from .database import Database, days_folder
 from .pipes import Pipes
@@ -109,7 +118,7 @@ class DuckDBStore(Database):
     # -- writing -----------------------------------------------------------------------------------
 
     def append(
-        self, rows: Sequence[bytes], marks: Sequence[Mark], counts: Mapping[str, int]
+        self, rows: Sequence[bytes], marks: Sequence[CommittedOffset], counts: Mapping[str, int]
     ) -> None:
         """Keep *rows* (JSON objects), set *marks* and add *counts*: all of it or nothing.
 
@@ -132,7 +141,7 @@ class DuckDBStore(Database):
     def append_missing(
         self,
         rows: Mapping[str, bytes],
-        marks: Sequence[Mark],
+        marks: Sequence[CommittedOffset],
         counts: Mapping[str, int],
         count: str | None = None,
     ) -> int:
@@ -153,11 +162,11 @@ class DuckDBStore(Database):
         self._last_write = datetime.now(UTC) if kept else self._last_write
         return kept
 
-    def marks(self) -> dict[str, Mark]:
+    def marks(self) -> dict[str, CommittedOffset]:
         """Return all marks by segment."""
         with self.questions() as cursor:
             rows = cursor.execute("SELECT segment, position, closed FROM journal_marks").fetchall()
-        return {name: Mark(name, position, closed) for name, position, closed in rows}
+        return {name: CommittedOffset(name, position, closed) for name, position, closed in rows}
 
     def forget(self, segments: Sequence[str]) -> None:
         """Delete the marks of *segments*, which are gone."""

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     import duckdb
 
-    from .base import LogFilter, Mark
+    from .base import CommittedOffset, LogFilter
 
 NAMES = ", ".join(COLUMNS)
 SHOWN = ", ".join(
@@ -75,7 +75,7 @@ def insert_missing(batch: str) -> str:
     )
 
 
-def set_marks(cursor: duckdb.DuckDBPyConnection, marks: Sequence[Mark]) -> None:
+def set_marks(cursor: duckdb.DuckDBPyConnection, marks: Sequence[CommittedOffset]) -> None:
     """Put *marks* in the place of those of the same segments."""
     for mark in marks:
         cursor.execute("DELETE FROM journal_marks WHERE segment = ?", [mark.segment])
