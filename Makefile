@@ -30,8 +30,12 @@ setup: $(VENV)/.run $(VENV)/bin/ccproxy-flask ## Make .venv with what the lock f
 run: setup ## Start the proxy with ccproxy.toml and print where it is
 	@exec $(VENV)/bin/gunicorn -k gevent wsgi:app
 
-test: $(VENV)/.run $(VENV)/.test ## Run the tests (TESTS='-k journal' for some of them)
-	@$(PYTHON) -m pytest $(TESTS)
+# Most of a test's time is a server's start or a wait, so more of them run than there are cores.
+# All tests of a file run in one process, where they share its servers.
+PARALLEL := -n 4 --dist loadfile
+
+test: $(VENV)/.run $(VENV)/.test ## Run the tests (TESTS='-k journal' for some of them, one by one)
+	@$(PYTHON) -m pytest $(or $(TESTS),$(PARALLEL))
 
 check: $(VENV)/.run $(VENV)/.test $(VENV)/.check ## Check format, lint rules, types and imports
 	$(VENV)/bin/ruff format --check

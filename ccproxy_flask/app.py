@@ -19,6 +19,7 @@ from flask.cli import run_command
 
 from . import __version__, dashboard, logging, logs, metrics, pages, serving, tracing
 from .journal import Feed, JournalWriter
+from .metrics.scrape import Scrape
 from .pricing import PriceBook
 from .proxy import routes as proxy
 from .proxy.accounting import accounting
@@ -52,7 +53,7 @@ class Parts:
         self.writer = logging.set_up(settings.logging)
         self.metrics = metrics.application_metrics(kept.max_models)
         self.metrics.set_version(__version__)
-        self.scrape = metrics.Scrape(self.metrics)
+        self.scrape = Scrape(self.metrics)
         self.upstreams = make_transport(settings.proxy)
         self.tracer = self._tracer() if settings.tracing.console or settings.tracing.file else None
         self.journal: JournalWriter | None = None
@@ -70,7 +71,7 @@ class Parts:
             self.feed = Feed(settings.journal_directory)
             recorder = RemoteStore(settings.recorder_socket)
             self.store = store or recorder
-            self.scrape = metrics.Scrape(self.metrics, recorder.metrics)
+            self.scrape = Scrape(self.metrics, recorder.metrics)
         self._closing = threading.Event()
         self._tending = False
 

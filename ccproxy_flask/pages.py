@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from werkzeug.exceptions import HTTPException, MethodNotAllowed
     from werkzeug.wrappers import Response as AnyResponse
 
-    from .metrics import Scrape
+    from .metrics.scrape import Scrape
 
 health = Blueprint("health", __name__)
 tracing.trace(health, "health_service")

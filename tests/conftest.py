@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import http.client
 import json
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -27,10 +29,14 @@ RECORDINGS = ROOT.parent / "shared" / "recordings" / "exchanges"
 
 
 def free_port() -> int:
-    """Return a port nobody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
+    """Return a port nobody listens on, of those that the system gives to nobody by itself.
+
+    So it stays free until a server takes it, also where tests run beside each other.
+    """
+    while True:
+        port = 10_000 + secrets.randbelow(22_000)  # not seeded, as `random` is by some tests
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 @functools.cache
@@ -124,6 +130,13 @@ class Server:
         self.log.close()
         return self.process.returncode
 
+    def stop_soon(self) -> None:
+        """Ask it to stop, and let it do so beside the next tests; `servers_stop` waits for it."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            _STOPPING.append(self)
+        self.log.close()
+
     @property
     def url(self) -> str:
         """Its base URL."""
@@ -193,6 +206,17 @@ class Server:
         return self.pids("ccproxy_flask.recorder")
 
 
+_STOPPING: list[Server] = []
+
+
+@pytest.fixture(scope="session", autouse=True)
+def servers_stop() -> Iterator[None]:
+    """Each server that was asked to stop has ended after the tests."""
+    yield
+    for server in _STOPPING:
+        server.stop(30)
+
+
 @pytest.fixture(scope="session")
 def shared_upstream() -> Iterator[ScriptedUpstream]:
     """One scripted upstream for all tests."""
@@ -243,4 +267,4 @@ def start_server(tmp_path: Path, upstream: ScriptedUpstream) -> Iterator[Callabl
 
     yield start
     for server in started:
-        server.stop()
+        server.stop_soon()

@@ -76,7 +76,7 @@ def test_defaults_are_the_published_ones(elsewhere):
         ({"CCPROXY_HOST": "0.0.0.0", "SECURITY__AUTH_TOKEN": "t0ken"}, set()),  # noqa: S104
         ({"CCPROXY_PROFILE": "library"}, FLAGS),
     ],
-    ids=str,
+    ids=lambda value: str(value) if isinstance(value, dict) else None,
 )
 def test_local_profile_shows_what_is_not_turned_off(elsewhere, environ, off):
     """`serve` turns on what the settings leave open, where other machines cannot see it."""

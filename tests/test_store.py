@@ -190,7 +190,6 @@ class TestContract:
             (LogFilter(q="☃"), [3]),
             (LogFilter(q="gpt", streaming=True, provider="openai"), [1]),
         ],
-        ids=repr,
     )
     def test_filters(self, store: Store, where: LogFilter, expected: list[int]) -> None:
         """Every part of a filter counts, in every question; text in it is never SQL."""

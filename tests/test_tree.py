@@ -34,7 +34,7 @@ HOMES = {
         *(f"metrics/{name}.py" for name in ("aggregation", "collectors", "multiprocess_values")),
         *("export/pushgateway.py", "gunicorn_config.py"),
     },
-    "prometheus_flask_exporter": {"metrics/collectors.py"},
+    "prometheus_flask_exporter": {"metrics/scrape.py"},
     "pydantic": {
         *(f"settings/{name}.py" for name in ("options", "loading", "problems")),
         *("filters/table.py", "filters/values.py", "logs/parameters.py", "logs/openapi.py"),

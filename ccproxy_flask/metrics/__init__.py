@@ -11,7 +11,6 @@ from .collectors import (
     reset_metrics,
 )
 from .multiprocess_values import SHARED_DIRECTORY
-from .scrape import Scrape
 
 __all__ = [
     "OTHER",
@@ -19,7 +18,6 @@ __all__ = [
     "UNKNOWN",
     "PrometheusMetrics",
     "Pushgateway",
-    "Scrape",
     "application_metrics",
     "get_metrics",
     "reset_metrics",

@@ -11,7 +11,6 @@ import math
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
-import prometheus_flask_exporter
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, values
 
@@ -76,7 +75,7 @@ class _Children(dict[Any, Any]):
 
 
 class PrometheusMetrics:
-    """What is counted of requests, on the registry of prometheus-flask-exporter.
+    """What is counted of requests, on a registry.
 
     With ``PROMETHEUS_MULTIPROC_DIR`` set the figures are those of all processes that share it.
     """
@@ -94,9 +93,6 @@ class PrometheusMetrics:
         self.max_models = max_models
         self._models: set[str] = set()
         self._by_place: dict[tuple[str, ...], _Children] = {}
-        self._exporter = prometheus_flask_exporter.PrometheusMetrics(
-            app=None, path=None, export_defaults=False, registry=self.registry
-        )
         self._make_published(namespace)
         self._make_ours(namespace)
         if SHARED_DIRECTORY is not None:

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import prometheus_flask_exporter
 import structlog
 
 from ccproxy_flask.errors import StoreUnavailable
@@ -40,12 +41,15 @@ class Scrape:
     def __init__(self, metrics: PrometheusMetrics, ask: Ask | None = None) -> None:
         self._metrics, self._ask = metrics, ask
         self._one_at_a_time = threading.Lock()
+        self._exporter = prometheus_flask_exporter.PrometheusMetrics(
+            app=None, path=None, export_defaults=False, registry=metrics.registry
+        )
 
     def text(self, accept: str | None) -> tuple[bytes, str]:
         """Return the text for *accept*, and its content type. Raises StoreUnavailable."""
         self._metrics.maintain()
         if SHARED_DIRECTORY is None:
-            return self._metrics.exposition(accept)  # of this process alone: there are no workers
+            return self._of_this_process(accept)  # there are no others
         asked = self._metrics.question(accept)
         if self._ask is not None:
             try:
@@ -54,6 +58,13 @@ class Scrape:
                 log.debug("metrics_without_recorder")
         with self._one_at_a_time:
             return _in_a_process(asked)
+
+    def _of_this_process(self, accept: str | None) -> tuple[bytes, str]:
+        try:
+            text, content_type = self._exporter.generate_metrics(accept)
+        except (TypeError, ValueError):  # it accepts a version that is none
+            text, content_type = self._exporter.generate_metrics()
+        return text.encode(), content_type
 
 
 def _in_a_process(asked: dict[str, Any]) -> tuple[bytes, str]:
