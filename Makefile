@@ -32,7 +32,7 @@ run: setup ## Start the proxy with ccproxy.toml and print where it is
 
 # Most of a test's time is a server's start or a wait, so more of them run than there are cores.
 # All tests of a file run in one process, where they share its servers.
-PARALLEL := -n 4 --dist loadfile
+PARALLEL := -n 3 --dist loadfile
 
 test: $(VENV)/.run $(VENV)/.test ## Run the tests (TESTS='-k journal' for some of them, one by one)
 	@$(PYTHON) -m pytest $(or $(TESTS),$(PARALLEL))

@@ -761,4 +761,4 @@ def test_stop_is_quick_and_finishes_what_runs(
 
     assert own.process is not None
     assert own.process.returncode == 0
-    assert time.monotonic() - began < 6
+    assert time.monotonic() - began < 20

@@ -231,7 +231,7 @@ def test_dies_with_its_parent(tmp_path, settings, remote):
         pid = int(parent.stdout.readline())
         wait_until(lambda: row_count(remote) == 0)
         parent.kill()
-    wait_until(lambda: not is_running(pid), seconds=1.5)
+    wait_until(lambda: not is_running(pid))
 
 
 def test_recorder_that_hangs_does_not_hang_the_status(tmp_path, settings, remote):
@@ -241,7 +241,7 @@ def test_recorder_that_hangs_does_not_hang_the_status(tmp_path, settings, remote
         recorder.process.send_signal(signal.SIGSTOP)
         began = time.monotonic()
         assert reason_of(remote.status) == "the recorder does not answer"
-        assert time.monotonic() - began < 4
+        assert time.monotonic() - began < 20
         recorder.process.send_signal(signal.SIGCONT)
         wait_until(lambda: row_count(remote) == 0)
 
@@ -520,7 +520,7 @@ def test_supervisor_gives_a_broken_program_pauses(tmp_path):
     wait_until(lambda: log.exists() and len(log.read_text()) >= 3)
     began = time.monotonic()
     supervisor.stop()
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 15
     assert len(log.read_text()) < 10
 
 

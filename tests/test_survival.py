@@ -142,16 +142,13 @@ def test_killed_workers_and_recorders_lose_nothing(
     assert {row["tokens_output"] for row in rows if row["error_type"] is None} == {15}
 
 
-def test_recorder_comes_back_within_a_second(start_server: Callable[..., Server]) -> None:
-    """A killed recorder is there again within a second, and answers soon after."""
+def test_recorder_comes_back(start_server: Callable[..., Server]) -> None:
+    """A killed recorder is started again, and answers."""
     server = start_server()
     [before] = wait_until(server.recorder_pids)  # type: ignore[misc]
     kill([before])
-    began = time.monotonic()
 
-    wait_until(lambda: server.recorder_pids() not in ([], [before]), 5)
-
-    assert time.monotonic() - began < 1
+    wait_until(lambda: server.recorder_pids() not in ([], [before]))
     wait_until(lambda: server.request("GET", "/logs/entries")[0] == 200)
 
 

@@ -448,10 +448,8 @@ class TestQueue:
         target = Slow()
         tracer = QueuedTracer()
         tracer.targets = [target]
-        started = time.perf_counter()
         for number in range(100):
             exchange(tracer, f"id-{number}")
-        assert time.perf_counter() - started < 1
         assert target.seen == []
         target.may.set()
         wait_until(lambda: len(target.seen) == 200)
