@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from .call import UpstreamRequest
     from .connections import Connection
 
-# A read of so much says that more is waiting; after so many of them it is the others' turn.
+# A read of so much says that more is waiting; after so long of them it is the others' turn.
 _MUCH = 16 << 10
-_TURN = 4
+_TURN_SECONDS = 0.002
 _TRAILER_SECONDS = 10.0
 _COOPERATIVE = socket.socket.__module__.startswith("gevent")
 
@@ -59,7 +59,7 @@ class DirectCall(UpstreamCall):
         self._framing: http1.Framing | None = None
         self._keep_seconds: float | None = None
         self._early = b""
-        self._large_reads = 0
+        self._turn_began = 0.0
         self._trailers_until = 0.0
 
     def send(self) -> UpstreamResponse:
@@ -206,9 +206,15 @@ class DirectCall(UpstreamCall):
 
     def _let_others_run(self) -> None:
         # Where data is always there, nothing would ever wait, and one answer hold up all others.
-        self._large_reads += 1
-        if self._large_reads % _TURN == 0:
-            time.sleep(0)
+        self._turn_began = _turn(self._turn_began)
+
+
+def _turn(began: float) -> float:
+    """Let others run where this turn, which began then, is over; return when the turn began."""
+    if time.monotonic() - began < _TURN_SECONDS:
+        return began
+    time.sleep(0)
+    return time.monotonic()
 
 
 class Upload(threading.Thread):
@@ -223,10 +229,10 @@ class Upload(threading.Thread):
         """Send head and body; what goes wrong is kept for the reader of the answer."""
         try:
             self._sock.sendall(self._head)
-            for number, piece in enumerate(self._body.wire_pieces()):
+            turn_began = 0.0
+            for piece in self._body.wire_pieces():
                 self._sock.sendall(piece)
-                if number % _TURN == _TURN - 1:
-                    time.sleep(0)  # as for an answer: nothing here need ever wait
+                turn_began = _turn(turn_began)
         except (ClientDisconnected, ProxyError) as error:
             self.error = error
             hang_up(self._sock)  # the call's own: it keeps the connection until this ends
