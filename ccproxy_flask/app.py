@@ -17,7 +17,8 @@ import structlog
 from flask import Flask
 from flask.cli import run_command
 
-from . import __version__, dashboard, logging, logs, metrics, pages, serving, tracing
+from . import __version__, dashboard, logging, logs, metrics, pages, request_context, serving
+from .capture import CaptureFactory, ConsoleTracer, FileTracer, QueuedTracer
 from .journal import Feed, JournalWriter
 from .metrics.scrape import Scrape
 from .pricing import PriceBook
@@ -31,7 +32,6 @@ from .proxy.upstream import make_transport
 from .recorder.supervisor import Supervisor
 from .settings import Settings, handover
 from .store.remote import RemoteStore
-from .tracers import ConsoleTracer, FileTracer, QueuedTracer, Trails
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -162,12 +162,12 @@ def create_app(
             "ccproxy.store": parts.store,
         }
     )
-    tracing.init_app(app, _sinks(parts))
+    request_context.init_app(app, _sinks(parts))
     _register_pages(app, settings)
     proxy.init_app(app, _proxy_parts(parts, [*_observers(parts), *observers]))
     if settings.security.trusted_proxies:
         app.wsgi_app = serving.BehindProxies(app.wsgi_app, settings.security.trusted_proxies)  # type: ignore[method-assign]  # Flask's documented way
-    app.wsgi_app = serving.Edge(app.wsgi_app)  # type: ignore[method-assign]  # Flask's documented way
+    app.wsgi_app = serving.GunicornMiddleware(app.wsgi_app)  # type: ignore[method-assign]  # Flask's documented way
     parts.tend()
     if settings.recording and _is_flask_run():
         parts.start_recorder()
@@ -181,8 +181,10 @@ def _is_flask_run() -> bool:
     return context is not None and context.command is run_command
 
 
-def _sinks(parts: Parts) -> tracing.Sinks:
-    sinks = tracing.Sinks(node=parts.settings.observability.node or socket.gethostname()[:64])
+def _sinks(parts: Parts) -> request_context.Sinks:
+    sinks = request_context.Sinks(
+        node=parts.settings.observability.node or socket.gethostname()[:64]
+    )
     sinks.ended.append(parts.metrics.observe)
     sinks.stored_started.append(parts.metrics.request_started)
     if parts.journal is not None:
@@ -190,15 +192,15 @@ def _sinks(parts: Parts) -> tracing.Sinks:
         sinks.stored_ended.append(parts.journal.end)
     sinks.stored_ended.append(parts.metrics.request_ended)
     if parts.settings.logging.level == "debug":
-        sinks.started.append(tracing.log_start)
-        sinks.ended.append(tracing.log_end)
+        sinks.started.append(request_context.log_start)
+        sinks.ended.append(request_context.log_end)
     if parts.settings.logging.access_log:
         sinks.ended.append(logging.AccessLog(parts.settings.logging, parts.writer))
     return sinks
 
 
-def _proxy_parts(parts: Parts, observers: list[ObserverFactory]) -> proxy.ProxyParts:
-    return proxy.ProxyParts(
+def _proxy_parts(parts: Parts, observers: list[ObserverFactory]) -> proxy.ProxyDeps:
+    return proxy.ProxyDeps(
         settings=parts.settings,
         providers=Providers(parts.settings),
         upstreams=parts.upstreams,
@@ -218,7 +220,7 @@ def _observers(parts: Parts) -> list[ObserverFactory]:
     options = parts.settings.tracing
     if parts.tracer is not None:
         chosen = (options.include_paths, options.exclude_paths)
-        observers.append(Trails(parts.tracer, *chosen, options.max_body_bytes))
+        observers.append(CaptureFactory(parts.tracer, *chosen, options.max_body_bytes))
     return observers
 
 

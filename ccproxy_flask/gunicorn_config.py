@@ -198,7 +198,7 @@ def post_fork(_server: Any, _worker: Any) -> None:
 def post_worker_init(worker: Any) -> None:
     """Let gunicorn read, write and refuse as we do; end watchers when the worker stops."""
     # Only now: sockets must be gevent's before they are imported.
-    from . import tracing  # noqa: PLC0415  after the patching
+    from . import request_context  # noqa: PLC0415  after the patching
     from .proxy.refusal import error_answers  # noqa: PLC0415  after the patching
 
     serving.install()
@@ -208,7 +208,9 @@ def post_worker_init(worker: Any) -> None:
     worker.handle = serving.connections.watched(worker.handle)
     hub: Any = gevent.get_hub()
     hub.handle_error = serving.AcceptErrors(hub.handle_error)
-    worker.handle_error = error_answers(worker.cfg, worker.wsgi.extensions[tracing.EXTENSION])
+    worker.handle_error = error_answers(
+        worker.cfg, worker.wsgi.extensions[request_context.EXTENSION]
+    )
     parts = worker.wsgi.extensions["ccproxy.parts"]
     threading.Thread(target=_end_with, args=(worker, parts), daemon=True).start()
     # What is loaded stays. To look through all of it for garbage, again and again, would hold up

@@ -22,10 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from .export import PushgatewayClient, get_pushgateway_client, reset_pushgateway_client
-from .metrics import PrometheusMetrics, get_metrics, reset_metrics
-from .redact import shortened
-from .tracers import (
+from .capture import (
     ConsoleTracer,
     FileTracer,
     NullTracer,
@@ -33,8 +30,10 @@ from .tracers import (
     RequestTracer,
     StreamingTracer,
 )
-from .tracing import ContextTracker, Sinks, Storage, tracker
-from .tracing import Trace as RequestContext
+from .export import PushgatewayClient, get_pushgateway_client, reset_pushgateway_client
+from .metrics import PrometheusMetrics, get_metrics, reset_metrics
+from .redact import shortened
+from .request_context import ContextTracker, RequestContext, Sinks, Storage, tracker
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from flask import Blueprint, Flask, Response, current_app, redirect, request
 
-from . import __version__, access, redact, serving, tracing
+from . import __version__, access, redact, request_context, serving
 from .errors import StoreUnavailable
 from .metrics.scrape import pieces
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from .metrics.scrape import Scrape
 
 health = Blueprint("health", __name__)
-tracing.trace(health, "health_service")
+request_context.trace(health, "health_service")
 
 scrape = Blueprint("metrics", __name__)
-tracing.trace(scrape, "metrics_service")
+request_context.trace(scrape, "metrics_service")
 access.guard(scrape)
 
 

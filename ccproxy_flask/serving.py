@@ -341,7 +341,7 @@ def install() -> None:
     wsgi.Response = TransparentResponse
 
 
-class Edge:
+class GunicornMiddleware:
     """The outermost WSGI layer: hands on what WSGI itself does not tell.
 
     ``ccproxy.headers``: all request headers, lower-case names, in order, repeated ones too.

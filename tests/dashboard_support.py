@@ -14,7 +14,7 @@ import orjson
 from flask import Flask
 from werkzeug.serving import make_server
 
-from ccproxy_flask import dashboard, tracing
+from ccproxy_flask import dashboard, request_context
 from ccproxy_flask.errors import StoreUnavailable
 from ccproxy_flask.journal import Feed, JournalWriter, Subscription
 from ccproxy_flask.journal.events import Event, as_row
@@ -165,7 +165,7 @@ class Site:
         app.extensions["ccproxy.store"] = self.store if recording else None
         if self._ping_seconds is not None:
             app.config["SOCK_SERVER_OPTIONS"] = {"ping_interval": self._ping_seconds}
-        tracing.init_app(app, tracing.Sinks(node="test"))
+        request_context.init_app(app, request_context.Sinks(node="test"))
         app.register_blueprint(dashboard.blueprint)
         return app
 

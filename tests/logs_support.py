@@ -11,7 +11,7 @@ from urllib.parse import urlencode
 from flask import Flask
 from werkzeug.serving import make_server
 
-from ccproxy_flask import logs, tracing
+from ccproxy_flask import logs, request_context
 from ccproxy_flask.record import RequestRecord
 from ccproxy_flask.settings import Settings
 from ccproxy_flask.store.base import Store
@@ -34,8 +34,9 @@ class Site:
         }
         self.traced: list[RequestRecord] = []
         self.stored: list[RequestRecord] = []
-        tracing.init_app(
-            app, tracing.Sinks(ended=[self.traced.append], stored_ended=[self.stored.append])
+        request_context.init_app(
+            app,
+            request_context.Sinks(ended=[self.traced.append], stored_ended=[self.stored.append]),
         )
         app.register_blueprint(logs.blueprint)
         self._server = make_server("127.0.0.1", 0, app, threaded=True)

@@ -8,7 +8,7 @@ from urllib.parse import urljoin
 import pytest
 from flask import Blueprint, Flask
 
-from ccproxy_flask import access, dashboard, tracing
+from ccproxy_flask import access, dashboard, request_context
 from ccproxy_flask.access import LoginThrottle, host_allowed
 from ccproxy_flask.serving import BehindProxies
 from ccproxy_flask.settings import Settings
@@ -38,7 +38,7 @@ def make_app(token: str | None = TOKEN, hosts: tuple[str, ...] = ()) -> Flask:
     app.extensions["ccproxy.settings"] = Settings.model_validate(
         {"security": {"auth_token": token, "allowed_hosts": hosts}}
     )
-    tracing.init_app(app, tracing.Sinks(node="test"))
+    request_context.init_app(app, request_context.Sinks(node="test"))
     app.register_blueprint(pages)
     app.register_blueprint(dashboard.blueprint)
     return app

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, Server, free_port
 from scripted import Conversation, ScriptedUpstream
-from test_trail import trace_of
+from test_exchange_capture import trace_of
 from usage_support import events
 
 from ccproxy_flask.dialects import BY_SETTING, DIALECTS, ENDPOINTS, KEY_HEADERS, meaning_of

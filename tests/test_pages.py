@@ -9,9 +9,9 @@ from werkzeug.test import EnvironBuilder, run_wsgi_app
 
 from ccproxy_flask import __version__
 from ccproxy_flask.app import create_app
-from ccproxy_flask.proxy.routes import Lane, ProxyParts, is_own_page
+from ccproxy_flask.proxy.routes import ProxyDeps, ProxyMiddleware, is_own_page
+from ccproxy_flask.request_context import Sinks
 from ccproxy_flask.settings import Settings
-from ccproxy_flask.tracing import Sinks
 
 
 @pytest.fixture
@@ -139,8 +139,8 @@ def test_defect_on_the_way_of_a_request_is_answered_and_recorded():
             raise ZeroDivisionError(headers["x-api-key"])
 
     records = []
-    parts = ProxyParts(Settings(), Broken(), None, None, b"")
-    lane = Lane(None, parts, Sinks(stored_ended=[records.append]))
+    parts = ProxyDeps(Settings(), Broken(), None, None, b"")
+    lane = ProxyMiddleware(None, parts, Sinks(stored_ended=[records.append]))
     builder = EnvironBuilder("/v1/messages", method="POST", headers={"x-api-key": key})
     environ = builder.get_environ()
     with structlog.testing.capture_logs() as logged:

@@ -22,7 +22,7 @@ from scripted import Conversation, ScriptedUpstream, wait_until
 from stream_support import ENDS, Collector, Reader, writing
 from werkzeug.serving import WSGIRequestHandler, make_server
 
-from ccproxy_flask import logs, tracing
+from ccproxy_flask import logs, request_context
 from ccproxy_flask.journal import Feed
 from ccproxy_flask.journal import events as feed_events
 from ccproxy_flask.journal.segments import list_segments
@@ -52,7 +52,7 @@ class Site:
             "ccproxy.feed": self.feed if feed else None,
         }
         self.traced: list[RequestRecord] = []
-        tracing.init_app(app, tracing.Sinks(ended=[self.traced.append]))
+        request_context.init_app(app, request_context.Sinks(ended=[self.traced.append]))
         app.register_blueprint(logs.blueprint)
         self._server = make_server("127.0.0.1", 0, app, threaded=True, request_handler=Chunking)
         self._thread = threading.Thread(target=self._server.serve_forever)

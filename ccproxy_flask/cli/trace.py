@@ -1,4 +1,4 @@
-"""``ccproxy-flask trace``: exchanges that the file tracer kept (docs/tracing.md)."""
+"""``ccproxy-flask trace``: exchanges that the file tracer kept (docs/request_context.md)."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from typing import Any
 
 import click
 
-from ccproxy_flask.tracers import show as tracers
-from ccproxy_flask.tracers.files import read_trace
+from ccproxy_flask.capture import show as tracers
+from ccproxy_flask.capture.files import read_trace
 
 from .remote import CommandError, settings
 

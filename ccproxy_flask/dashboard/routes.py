@@ -9,7 +9,7 @@ from flask import Blueprint, Response, current_app, redirect, render_template, r
 from flask_sock import Sock
 from wsproto.utilities import RemoteProtocolError
 
-from ccproxy_flask import tracing
+from ccproxy_flask import request_context
 from ccproxy_flask.access import (
     COOKIE,
     SESSION_SECONDS,
@@ -57,7 +57,7 @@ blueprint = Blueprint(
     static_folder=str(_ASSETS / "static"),
     static_url_path="/static",
 )
-tracing.trace(blueprint, "dashboard_service")
+request_context.trace(blueprint, "dashboard_service")
 guard(blueprint, public=("static", "favicon", "sign_in", "sign_in_form"))
 Sock().route("/ws", bp=blueprint)(follow)
 

@@ -11,7 +11,7 @@ import orjson
 from flask import Blueprint, Response, abort, current_app, request
 from pydantic import ValidationError
 
-from ccproxy_flask import __version__, serving, tracing
+from ccproxy_flask import __version__, request_context, serving
 from ccproxy_flask.access import auth_token, error_response, guard
 from ccproxy_flask.errors import StoreUnavailable
 from ccproxy_flask.filters import LogFilter, query_formats
@@ -51,7 +51,7 @@ _EXPORT_TYPES = {
 }
 
 blueprint = Blueprint("logs", __name__, url_prefix="/logs")
-tracing.trace(blueprint, "logs_service")
+request_context.trace(blueprint, "logs_service")
 guard(blueprint)
 
 

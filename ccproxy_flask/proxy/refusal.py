@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from .. import serving, tracing
+from .. import request_context, serving
 from ..dialects import meaning_of
 from ..errors import ProxyError
 from ..record import new_request_id
@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 
-def error_answers(cfg: Any, sinks: tracing.Sinks) -> Callable[[Any, Any, Any, BaseException], None]:
+def error_answers(
+    cfg: Any, sinks: request_context.Sinks
+) -> Callable[[Any, Any, Any, BaseException], None]:
     """Return what takes the place of gunicorn's ``handle_error``.
 
     That one answers with a page of HTML, and logs what the client sent: keys in an URL, too.
@@ -39,17 +41,22 @@ def error_answers(cfg: Any, sinks: tracing.Sinks) -> Callable[[Any, Any, Any, Ba
 
 
 def _refuse(
-    error: ProxyError, method: str, target: str, sinks: tracing.Sinks, sock: Any, address: Any
+    error: ProxyError,
+    method: str,
+    target: str,
+    sinks: request_context.Sinks,
+    sock: Any,
+    address: Any,
 ) -> None:
     path, _, query = target.partition("?")
     ip = address[0] if isinstance(address, tuple) else ""
     stored = not (path and is_own_page(method, path))
-    trace = tracing.open_trace(
+    trace = request_context.open_trace(
         sinks, method, path, query, ip, None, stored=stored, service_type=SERVICE_TYPE
     )
     trace.credentials.add_query(query)
     trace.record.status_code = error.status
-    tracing.note_error(trace.record, error)
+    request_context.note_error(trace.record, error)
     with trace:
         trace.start()
         _send(sock, error, method, path, trace.record.request_id)
@@ -68,7 +75,7 @@ def _send(sock: Any, error: ProxyError, method: str, path: str, request_id: str)
     headers = [
         ("Content-Type", "application/json"),
         ("x-request-id", request_id),
-        (tracing.REQUEST_ID_HEADER, request_id),
+        (request_context.REQUEST_ID_HEADER, request_id),
     ]
     dialect = meaning_of(method, path, {}).dialect
     body = dialect.error_body(error, request_id) if method != "HEAD" else b""

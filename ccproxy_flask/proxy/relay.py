@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from wsgiref.types import StartResponse, WSGIEnvironment
 
+    from ..request_context import RequestContext
     from ..serving import WireHeaders
-    from ..tracing import Trace
     from .observers import Observers
     from .upstream import UpstreamResponse
 
@@ -56,10 +56,10 @@ class Relay:
         headers: WireHeaders,
         shown: Filter,
         observers: Observers,
-        trace: Trace,
+        context: RequestContext,
         on_end: Callable[[BaseException | None], None],
     ) -> None:
-        self._answer, self._observers, self._trace = answer, observers, trace
+        self._answer, self._observers, self._context = answer, observers, context
         self._wire_headers, self._on_end, self._shown = headers, on_end, shown
         self._sent_whole = False
         self._error: BaseException | None = None
@@ -82,7 +82,7 @@ class Relay:
 
     def pieces(self) -> Iterator[bytes]:
         """Yield the body as it comes; first nothing, where there is none yet, to send the head."""
-        answer, shown, elapsed = self._answer, self._shown, self._trace.elapsed
+        answer, shown, elapsed = self._answer, self._shown, self._context.elapsed
         observe = self._observers.response_chunk
         try:
             if not answer.ready:
@@ -118,7 +118,7 @@ class Relay:
         try:
             self._on_end(self._error)
         finally:
-            self._trace.finish()
+            self._context.finish()
 
 
 class _Body:

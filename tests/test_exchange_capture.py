@@ -18,7 +18,7 @@ from conftest import Server, free_port
 from scripted import Conversation, ScriptedUpstream, wait_until
 from test_proxy import ANTHROPIC, CHAT, CHAT_ANSWER, EVENTS, MESSAGE, post, stream_all
 
-from ccproxy_flask.tracers import read_trace
+from ccproxy_flask.capture import read_trace
 
 KEY = "opaque-CANARY-Zq7x2Wk9Lm"
 ID_HEADER = "x-ccproxy-request-id"

@@ -1,4 +1,4 @@
-"""Kept exchanges as text for a terminal, and as a curl command. Pure: artefact in, text out."""
+"""Kept exchanges as text for a terminal, and as a curl command. Pure: the kept JSON in, text out."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _KEYS = {
 
 
 def show(trace: Mapping[str, Any]) -> str:
-    """Return a kept exchange (:func:`~ccproxy_flask.tracers.files.read_trace`) for a person."""
+    """Return a kept exchange (:func:`~ccproxy_flask.capture.files.read_trace`) for a person."""
     return _CONTROL.sub("�", "\n".join(_lines(trace))) + "\n"
 
 

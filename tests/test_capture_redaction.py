@@ -17,9 +17,9 @@ from conftest import RECORDINGS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ccproxy_flask.tracers import ConsoleTracer, FileTracer, read_trace, show
-from ccproxy_flask.tracers.bodies import Redactor, decoded
-from ccproxy_flask.tracers.streams import shown_events
+from ccproxy_flask.capture import ConsoleTracer, FileTracer, read_trace, show
+from ccproxy_flask.capture.bodies import Redactor, decoded
+from ccproxy_flask.capture.streams import shown_events
 
 ID = "0198c0de-1111-7000-8000-000000000001"
 URL = "https://api.example/v1/messages"

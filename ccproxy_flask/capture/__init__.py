@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from .base import Headers, NullTracer, RequestTracer, StreamingTracer, Tracer
 from .console import ConsoleTracer
+from .exchange_capture import CaptureFactory, ExchangeCapture
 from .files import FileTracer, read_trace
 from .queued import QueuedTracer
-from .trail import Trail, Trails
 
 __all__ = [
+    "CaptureFactory",
     "ConsoleTracer",
+    "ExchangeCapture",
     "FileTracer",
     "Headers",
     "NullTracer",
@@ -17,7 +19,5 @@ __all__ = [
     "RequestTracer",
     "StreamingTracer",
     "Tracer",
-    "Trail",
-    "Trails",
     "read_trace",
 ]

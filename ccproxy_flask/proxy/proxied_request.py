@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 from flask import Response
 
-from .. import access, redact, serving, tracing
+from .. import access, redact, request_context, serving
 from ..dialects import OTHER, meaning_of
 from ..errors import (
     BadRequest,
@@ -44,7 +44,7 @@ _LONGEST_ID = 128
 
 
 @dataclasses.dataclass
-class ProxyParts:
+class ProxyDeps:
     """What exchanges share; made once."""
 
     settings: Settings
@@ -56,11 +56,13 @@ class ProxyParts:
     """Who sees exchanges, in the order in which they are told."""
 
 
-class Exchange:
+class ProxiedRequest:
     """One request on its way through."""
 
-    def __init__(self, parts: ProxyParts, trace: tracing.Trace, environ: dict[str, Any]) -> None:
-        self._parts, self._trace, self._environ = parts, trace, environ
+    def __init__(
+        self, parts: ProxyDeps, context: request_context.RequestContext, environ: dict[str, Any]
+    ) -> None:
+        self._parts, self._context, self._environ = parts, context, environ
         self._method: str = environ["REQUEST_METHOD"]
         self._headers = serving.request_headers(environ)
         self._named = wire.first_values(self._headers)
@@ -72,8 +74,8 @@ class Exchange:
         self._began: float | None = None
         self._upstream: UpstreamCall | None = None
         self._watched: Watched | None = None
-        trace.credentials.add_headers(self._headers)
-        trace.credentials.add_query(self._query)
+        context.credentials.add_headers(self._headers)
+        context.credentials.add_query(self._query)
         self._upload: WatchedUpload | None = None
 
     def answer(self) -> Response | Relay:
@@ -86,10 +88,10 @@ class Exchange:
         except ClientDisconnected as error:
             return self._to_nobody(error)
         except Exception as error:  # noqa: BLE001  logged; a defect is an answer and a row, too
-            request_id = self._trace.record.request_id
-            told = self._trace.credentials.scrub(traceback.format_exc())
+            request_id = self._context.record.request_id
+            told = self._context.credentials.scrub(traceback.format_exc())
             log.error("proxy_defect", request_id=request_id, exception=told)  # noqa: TRY400  searched
-            tracing.note_error(self._trace.record, error)
+            request_context.note_error(self._context.record, error)
             reason = "the proxy failed on this request; its log has the reason"
             return self._refusal(ProxyError(reason))
 
@@ -125,14 +127,14 @@ class Exchange:
             self._unwatch()
             raise
         finally:
-            self._trace.start()
+            self._context.start()
         return self._sent(self._parts.upstreams.call(request))
 
     def _sent(self, upstream: UpstreamCall) -> Relay:
         """Send the request, and return the answer that comes."""
         self._upstream = upstream
         self._watch(upstream)
-        self._began = self._trace.elapsed()
+        self._began = self._context.elapsed()
         try:
             answer = upstream.send()
         except BaseException:
@@ -149,7 +151,7 @@ class Exchange:
 
     def _relayed(self, answer: UpstreamResponse) -> Relay:
         self._let_upload_end()
-        head_at = self._trace.elapsed()
+        head_at = self._context.elapsed()
         self._note_head(answer)
         observers = self._observed()
         observers.response_head(
@@ -159,14 +161,14 @@ class Exchange:
         if "content-encoding" in answer.named or "event-stream" not in content_type:
             self._shown = Everything()
         headers = self._answer_headers(answer)
-        return Relay(answer, headers, self._shown, observers, self._trace, self._end)
+        return Relay(answer, headers, self._shown, observers, self._context, self._end)
 
     def _end(self, error: BaseException | None) -> None:
         self._unwatch()
         self._note_sent()
-        record = self._trace.record
+        record = self._context.record
         if error is not None:
-            tracing.note_error(record, error)
+            request_context.note_error(record, error)
         record.client_disconnected = isinstance(error, ClientDisconnected)
         self._observed().end(record, error)
 
@@ -176,7 +178,7 @@ class Exchange:
         *sent* are the headers with which it goes on, None where it does not.
         """
         if self._observers is None:
-            record, route = self._trace.record, self._route
+            record, route = self._context.record, self._route
             head = RequestHead(
                 request_id=record.request_id,
                 method=self._method,
@@ -195,7 +197,7 @@ class Exchange:
                     else ""
                 ),
                 sent_headers=sent or [],
-                credentials=self._trace.credentials,
+                credentials=self._context.credentials,
             )
             self._observers = Observers(self._parts.observers, record, head)
         return self._observers
@@ -232,7 +234,7 @@ class Exchange:
         body = self._body = RequestBody(source, length, limit, on_piece)
         sock = serving.client_socket(self._environ)
         if sock is not None:
-            self._upload = self._parts.watch.watch_upload(sock, body, self._trace.start)
+            self._upload = self._parts.watch.watch_upload(sock, body, self._context.start)
         body.begin()
         if body.whole is not None:
             self._unwatch_upload()
@@ -273,11 +275,11 @@ class Exchange:
                 f"{route.provider}; send a key of your own"
             )
         injected = route.dialect.key_header(key.get_secret_value())
-        self._trace.credentials.add_header(*injected)
+        self._context.credentials.add_header(*injected)
         return [injected]
 
     def _observe_piece(self, data: bytes) -> None:
-        self._observed().request_chunk(data, self._trace.elapsed())
+        self._observed().request_chunk(data, self._context.elapsed())
 
     def _may_ask_for_usage(self, route: Route) -> bool:
         return (
@@ -321,23 +323,23 @@ class Exchange:
         headers = serving.WireHeaders(wire.to_client(answer.headers))
         if not isinstance(self._shown, Everything):
             wire.drop(headers, "content-length")
-        if tracing.REQUEST_ID_HEADER in answer.named:  # of another ccproxy behind this one
-            wire.drop(headers, tracing.REQUEST_ID_HEADER)
-        request_id = self._trace.record.request_id
-        headers.append((tracing.REQUEST_ID_HEADER, request_id))
+        if request_context.REQUEST_ID_HEADER in answer.named:  # of another ccproxy behind this one
+            wire.drop(headers, request_context.REQUEST_ID_HEADER)
+        request_id = self._context.record.request_id
+        headers.append((request_context.REQUEST_ID_HEADER, request_id))
         if "x-request-id" not in answer.named:
             headers.append(("x-request-id", request_id))
         return headers
 
     def _refusal(self, error: ProxyError) -> Response:
-        request_id = self._trace.record.request_id
+        request_id = self._context.record.request_id
         answer = Response(
             self._meant().error_body(error, request_id),
             status=error.status,
             mimetype="application/json",
         )
         answer.headers["x-request-id"] = request_id
-        answer.headers[tracing.REQUEST_ID_HEADER] = request_id
+        answer.headers[request_context.REQUEST_ID_HEADER] = request_id
         if isinstance(error, UpgradeRequired):
             answer.headers["Upgrade"] = "HTTP/1.1"
         if isinstance(error, BadRequest | BodyTooLarge | HeadersTooLarge | RequestTimeout):
@@ -350,17 +352,17 @@ class Exchange:
         return meaning_of(self._method, self._path, self._named).dialect
 
     def _to_nobody(self, error: ClientDisconnected) -> Response:
-        self._trace.record.client_disconnected = True
+        self._context.record.client_disconnected = True
         self._environ.get("ccproxy.force_close", lambda: None)()
         return self._own(Response(status=499), error)
 
     def _own(self, answer: Response, error: CcproxyError) -> Response:
         """Return an *answer* of ours, with which the trace ends."""
-        record = self._trace.record
-        tracing.note_error(record, error)
+        record = self._context.record
+        request_context.note_error(record, error)
         record.status_code = answer.status_code
-        answer.call_on_close(self._trace.finish)
-        observers, at = self._observed(), self._trace.elapsed()
+        answer.call_on_close(self._context.finish)
+        observers, at = self._observed(), self._context.elapsed()
         reason = answer.status.partition(" ")[2]
         headers = list(answer.headers)
         named = wire.first_values(headers)
@@ -394,7 +396,7 @@ class Exchange:
             serving.close_after_answer(self._environ, upload.join)
 
     def _note_route(self, route: Route) -> None:
-        record = self._trace.record
+        record = self._context.record
         record.provider, record.endpoint = route.provider, route.endpoint
         record.service_type = route.upstream.service_type
         record.client_request_id = redact.shortened(self._named.get("x-request-id"), _LONGEST_ID)
@@ -402,7 +404,7 @@ class Exchange:
         record.api_key_id = redact.key_id(self._parts.key_secret, key) if key else None
 
     def _note_head(self, answer: UpstreamResponse) -> None:
-        record = self._trace.record
+        record = self._context.record
         record.status_code = answer.status
         for name in self._meant().request_id_headers:
             if value := answer.named.get(name):
@@ -410,8 +412,8 @@ class Exchange:
                 break
 
     def _note_sent(self) -> None:
-        record = self._trace.record
+        record = self._context.record
         if self._began is not None:
-            record.upstream_ms = (self._trace.elapsed() - self._began) * 1000
+            record.upstream_ms = (self._context.elapsed() - self._began) * 1000
         if self._body is not None:
             record.request_bytes = self._body.size

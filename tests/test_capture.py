@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 from scripted import wait_until
 
-from ccproxy_flask.tracers import (
+from ccproxy_flask.capture import (
+    CaptureFactory,
     ConsoleTracer,
     FileTracer,
     NullTracer,
@@ -23,7 +24,6 @@ from ccproxy_flask.tracers import (
     RequestTracer,
     StreamingTracer,
     Tracer,
-    Trails,
     read_trace,
     show,
 )
@@ -554,12 +554,12 @@ class TestTrails:
     )
     def test_paths_are_chosen(self, include, exclude, target, chosen):
         """Patterns say which paths are traced; what is excluded is so in any case."""
-        trails = Trails(NullTracer(), include, exclude)
+        trails = CaptureFactory(NullTracer(), include, exclude)
         assert (trails.begin(ID, "POST", target, []) is not None) is chosen
 
     def test_trail_ends_once(self, files, outlet):
         """An answer of our own after the upstream's changes nothing."""
-        trail = Trails(files).begin(ID, "POST", "/v1/messages", [("host", "localhost")])
+        trail = CaptureFactory(files).begin(ID, "POST", "/v1/messages", [("host", "localhost")])
         assert trail is not None
         trail.sends("https://api.example/v1/messages", HEADERS, None, is_whole=True)
         trail.head(200, [("content-type", "application/json")], "application/json")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from .exchange import Exchange, ExchangeTracer, artefact, now_ns
+from .exchange import CapturedExchange, ExchangeTracer, redacted_exchange, now_ns
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -35,14 +35,14 @@ class ConsoleTracer(ExchangeTracer):
         super().__init__(max_body_bytes, clock)
         self._write, self._verbose, self._preview = write, verbose, preview
 
-    def began(self, exchange: Exchange) -> None:
+    def began(self, exchange: CapturedExchange) -> None:
         """Show the request."""
-        found = artefact(exchange, verbose=True, preview=self._preview).summary
+        found = redacted_exchange(exchange, verbose=True, preview=self._preview).summary
         self._show(_request_lines(found, exchange.request_id))
 
-    def ended(self, exchange: Exchange) -> None:
+    def ended(self, exchange: CapturedExchange) -> None:
         """Show the answer."""
-        found = artefact(exchange, verbose=True, preview=self._preview).summary
+        found = redacted_exchange(exchange, verbose=True, preview=self._preview).summary
         self._show(_response_lines(found, exchange.request_id, self._verbose))
 
     def _show(self, lines: Iterable[tuple[str, bool]]) -> None:

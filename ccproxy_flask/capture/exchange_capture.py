@@ -1,4 +1,4 @@
-"""What the proxy tells tracers of one exchange, and of which exchanges it tells."""
+"""What tracers are told of one exchange, and which exchanges they are told of."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .base import Tracer
 
 
-class Trails:
+class CaptureFactory:
     """Makes the observer of each request whose path is chosen, None for the others.
 
     *include* and *exclude* are patterns (``*``, ``?``, ``[…]``) of raw paths; without *include*
@@ -34,17 +34,17 @@ class Trails:
         self._tracer, self._include, self._exclude = tracer, include, exclude
         self._limit = max_body_bytes
 
-    def __call__(self, _record: RequestRecord, head: RequestHead) -> Trail | None:
-        """Return the trail of a request that a client sent."""
+    def __call__(self, _record: RequestRecord, head: RequestHead) -> ExchangeCapture | None:
+        """Return the capture of a request that a client sent."""
         path = head.target.partition("?")[0]
         if any(fnmatchcase(path, pattern) for pattern in self._exclude):
             return None
         if self._include and not any(fnmatchcase(path, pattern) for pattern in self._include):
             return None
-        return Trail(self._tracer, head, self._limit)
+        return ExchangeCapture(self._tracer, head, self._limit)
 
 
-class Trail:
+class ExchangeCapture:
     """One exchange on its way to the tracers; an observer."""
 
     def __init__(self, tracer: Tracer, head: RequestHead, limit: int) -> None:
@@ -59,7 +59,7 @@ class Trail:
         self._body = bytearray()
         self._answer = bytearray()
         self._head: tuple[int, list[tuple[str, str]]] = 0, []
-        self._streams = self._told = False
+        self._streams = self._reported = False
         self._chunks = self._bytes = 0
 
     def request_head(self, head: RequestHead) -> None:
@@ -68,13 +68,13 @@ class Trail:
     def request_chunk(self, data: bytes, at: float) -> None:  # noqa: ARG002  tracers have a clock
         """Take a piece of the request's body."""
         if not data:
-            self._tell()
+            self._report()
         # One byte over the limit says that it was cut.
         self._body += data[: max(0, self._limit + 1 - len(self._body))]
 
     def response_head(self, head: ResponseHead) -> None:
         """Take the head of the answer."""
-        self._tell()
+        self._report()
         self._head = head.status, head.headers
         self._streams = not head.own and is_stream(head.named.get("content-type", ""))
         if self._streams:
@@ -100,8 +100,8 @@ class Trail:
         else:
             self._tracer.trace_response(self._id, *self._head, bytes(self._answer))
 
-    def _tell(self) -> None:
-        if not self._told:
-            self._told = True
+    def _report(self) -> None:
+        if not self._reported:
+            self._reported = True
             body = bytes(self._body)
             self._tracer.trace_request(self._id, self._method, self._url, self._headers, body)

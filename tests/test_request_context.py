@@ -6,9 +6,9 @@ import pytest
 import structlog
 from flask import Blueprint, Flask, Response, g
 
-from ccproxy_flask import tracing
+from ccproxy_flask import request_context
 from ccproxy_flask.errors import UpstreamTimeout
-from ccproxy_flask.tracing import Sinks, open_trace
+from ccproxy_flask.request_context import Sinks, open_trace
 
 
 @pytest.fixture
@@ -33,9 +33,9 @@ def sinks(heard):
 def app(sinks, heard):
     """An application with one traced blueprint."""
     app = Flask(__name__)
-    tracing.init_app(app, sinks)
+    request_context.init_app(app, sinks)
     blueprint = Blueprint("traced", __name__)
-    tracing.trace(blueprint, "test_service")
+    request_context.trace(blueprint, "test_service")
 
     @blueprint.get("/stream")
     def stream():
@@ -184,5 +184,5 @@ def test_trace_is_at_hand(app):
     """A view finds its trace in ``g.trace``, and may note an error in it."""
     with app.test_request_context("/context"):
         app.preprocess_request()
-        tracing.note_error(g.trace.record, UpstreamTimeout("no answer"))
+        request_context.note_error(g.trace.record, UpstreamTimeout("no answer"))
         assert g.trace.record.error_type == "upstream_timeout"

@@ -50,7 +50,7 @@ class Part:
 
 
 @dataclass(slots=True)
-class Exchange:
+class CapturedExchange:
     """One request and its answer, nothing hidden yet."""
 
     request_id: str
@@ -84,15 +84,15 @@ class ExchangeTracer:
 
     def __init__(self, max_body_bytes: int = 1 << 20, clock: Callable[[], int] = now_ns) -> None:
         self._limit, self._clock = max_body_bytes, clock
-        self._open: OrderedDict[str, Exchange] = OrderedDict()
+        self._open: OrderedDict[str, CapturedExchange] = OrderedDict()
         self._over: OrderedDict[str, None] = OrderedDict()
         self._held_bytes = 0
         self._closed = False
 
-    def began(self, exchange: Exchange) -> None:
+    def began(self, exchange: CapturedExchange) -> None:
         """A request is there; its answer is not."""
 
-    def ended(self, exchange: Exchange) -> None:
+    def ended(self, exchange: CapturedExchange) -> None:
         """An exchange is over."""
 
     def trace_request(
@@ -167,7 +167,7 @@ class ExchangeTracer:
                 self._drop(request_id)
             self._closed = True
 
-    def _of(self, request_id: str) -> Exchange | None:
+    def _of(self, request_id: str) -> CapturedExchange | None:
         found = self._open.get(request_id)
         if found is not None:
             return found
@@ -175,10 +175,10 @@ class ExchangeTracer:
             return None
         if len(self._open) >= _MOST_OPEN:
             self.forget(next(iter(self._open)))
-        found = self._open[request_id] = Exchange(request_id, self._clock())
+        found = self._open[request_id] = CapturedExchange(request_id, self._clock())
         return found
 
-    def _part(self, exchange: Exchange, headers: Headers, body: bytes | None) -> Part:
+    def _part(self, exchange: CapturedExchange, headers: Headers, body: bytes | None) -> Part:
         whole, found = body or b"", pairs(headers)
         limit = max(0, min(self._limit, self._room()))
         size = sum(len(name) + len(value) + 64 for name, value in found)
@@ -188,7 +188,7 @@ class ExchangeTracer:
     def _room(self) -> int:
         return _MOST_HELD_BYTES - self._held_bytes
 
-    def _hold(self, exchange: Exchange, size: int) -> None:
+    def _hold(self, exchange: CapturedExchange, size: int) -> None:
         exchange.held_bytes += size
         self._held_bytes += size
 
@@ -197,7 +197,7 @@ class ExchangeTracer:
         if exchange is not None:
             self._held_bytes -= exchange.held_bytes
 
-    def _end(self, exchange: Exchange) -> None:
+    def _end(self, exchange: CapturedExchange) -> None:
         exchange.ended_ns = self._clock()
         self._drop(exchange.request_id)
         self._remember(exchange.request_id)
@@ -209,7 +209,7 @@ class ExchangeTracer:
             self._over.popitem(last=False)
 
 
-class Artefact(NamedTuple):
+class RedactedExchange(NamedTuple):
     """What may be kept of an exchange."""
 
     summary: dict[str, Any]
@@ -220,7 +220,7 @@ class Artefact(NamedTuple):
     """The same of the answer."""
 
 
-def artefact(exchange: Exchange, verbose: bool, preview: int) -> Artefact:
+def redacted_exchange(exchange: CapturedExchange, verbose: bool, preview: int) -> RedactedExchange:
     """Return what may be kept of *exchange*.
 
     Bodies are whole where *verbose*; else *preview* letters of them are there.
@@ -242,7 +242,7 @@ def artefact(exchange: Exchange, verbose: bool, preview: int) -> Artefact:
         summary["response"] |= _told_body(exchange.answer, response, verbose, preview)
     if exchange.is_stream:
         summary["stream"] = _told_stream(exchange, events if verbose else [], response, preview)
-    return Artefact(
+    return RedactedExchange(
         summary,
         _raw_request(exchange, known, _cut(request.text, verbose, preview)),
         _raw_response(exchange, known, _cut(response.text, verbose, preview)),
@@ -275,7 +275,7 @@ def _shown_body(part: Part | None, body: bytes | None, known: Redactor) -> Shown
     return found
 
 
-def _events(exchange: Exchange, known: Redactor) -> list[ShownEvent]:
+def _events(exchange: CapturedExchange, known: Redactor) -> list[ShownEvent]:
     if not exchange.is_stream:
         return []
     answer = exchange.answer or Part([], exchange.began_ns)
@@ -286,7 +286,7 @@ def _events(exchange: Exchange, known: Redactor) -> list[ShownEvent]:
     return shown_events(exchange.pieces, content_type, encoding, known)
 
 
-def _summary(exchange: Exchange, known: Redactor) -> dict[str, Any]:
+def _summary(exchange: CapturedExchange, known: Redactor) -> dict[str, Any]:
     began = datetime.fromtimestamp(exchange.began_ns / 1e9, UTC)
     found: dict[str, Any] = {
         "request_id": exchange.request_id,
@@ -313,7 +313,7 @@ def _summary(exchange: Exchange, known: Redactor) -> dict[str, Any]:
     return found
 
 
-def _offset(exchange: Exchange, at_ns: int | None) -> int | None:
+def _offset(exchange: CapturedExchange, at_ns: int | None) -> int | None:
     return None if at_ns is None else (at_ns - exchange.began_ns) // 1000
 
 
@@ -327,7 +327,7 @@ def _told_body(part: Part, body: Shown, verbose: bool, preview: int) -> dict[str
 
 
 def _told_stream(
-    exchange: Exchange, events: Sequence[ShownEvent], body: Shown, preview: int
+    exchange: CapturedExchange, events: Sequence[ShownEvent], body: Shown, preview: int
 ) -> dict[str, Any]:
     start = exchange.answer.at_ns if exchange.answer is not None else exchange.began_ns
     chunks: list[dict[str, Any]] = [
@@ -350,7 +350,7 @@ def _cut(text: str, verbose: bool, preview: int) -> str:
     return text if verbose or len(text) <= preview else text[:preview] + "…"
 
 
-def _raw_request(exchange: Exchange, known: Redactor, body: str) -> str:
+def _raw_request(exchange: CapturedExchange, known: Redactor, body: str) -> str:
     if exchange.request is None:
         return ""
     target = known.target(exchange.url)
@@ -359,7 +359,7 @@ def _raw_request(exchange: Exchange, known: Redactor, body: str) -> str:
     return _raw(line, known.headers(exchange.request.headers), body)
 
 
-def _raw_response(exchange: Exchange, known: Redactor, body: str) -> str:
+def _raw_response(exchange: CapturedExchange, known: Redactor, body: str) -> str:
     if exchange.answer is None:
         return ""
     try:

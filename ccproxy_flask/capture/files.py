@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import orjson
 import structlog
 
-from .exchange import REQUEST_ID, Exchange, ExchangeTracer, artefact, now_ns
+from .exchange import REQUEST_ID, CapturedExchange, ExchangeTracer, redacted_exchange, now_ns
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -61,9 +61,9 @@ class FileTracer(ExchangeTracer):
         self._shelf = Shelf(directory, max_exchanges, max_bytes, max_age_seconds)
         self._logged = float("-inf")
 
-    def ended(self, exchange: Exchange) -> None:
+    def ended(self, exchange: CapturedExchange) -> None:
         """Write the files of *exchange*."""
-        found = artefact(exchange, self._verbose, self._preview)
+        found = redacted_exchange(exchange, self._verbose, self._preview)
         summary = orjson.dumps(found.summary, option=orjson.OPT_INDENT_2)
         texts = (found.request.encode(), found.response.encode(), summary + b"\n")
         try:

@@ -67,7 +67,7 @@ def _close_durations(record: RequestRecord, elapsed: float) -> None:
         setattr(record, name, value if value is None else round(value, 3))
 
 
-class Trace:
+class RequestContext:
     """One request in flight. Use as a context manager, or call :meth:`finish` yourself.
 
     Published as ``RequestContext``. *start_time* is one of ``time.perf_counter()``; *metadata*
@@ -182,7 +182,7 @@ class Trace:
             self._tell((self.storage.end,))
         self._tell(self._sinks.ended)
 
-    def __enter__(self) -> Trace:
+    def __enter__(self) -> RequestContext:
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, where: object) -> None:
@@ -200,17 +200,17 @@ class ContextTracker:
     """The requests in flight in this process, by id."""
 
     def __init__(self) -> None:
-        self._contexts: dict[str, Trace] = {}
+        self._contexts: dict[str, RequestContext] = {}
 
-    def add_context(self, context: Trace) -> None:
+    def add_context(self, context: RequestContext) -> None:
         """Take *context* in."""
         self._contexts[context.request_id] = context
 
-    def remove_context(self, request_id: str) -> Trace | None:
+    def remove_context(self, request_id: str) -> RequestContext | None:
         """Let a context go and return it, None where there is none."""
         return self._contexts.pop(request_id, None)
 
-    def get_context(self, request_id: str) -> Trace | None:
+    def get_context(self, request_id: str) -> RequestContext | None:
         """Return a context, None where there is none."""
         return self._contexts.get(request_id)
 
@@ -218,7 +218,7 @@ class ContextTracker:
         """Return how many there are."""
         return len(self._contexts)
 
-    def get_all_contexts(self) -> dict[str, Trace]:
+    def get_all_contexts(self) -> dict[str, RequestContext]:
         """Return all of them by id; a copy."""
         return dict(self._contexts)
 
@@ -269,7 +269,7 @@ def open_trace(
     agent: str | None,
     stored: bool = False,
     **more: Any,
-) -> Trace:
+) -> RequestContext:
     """Return a new trace. *more* are further fields of its record."""
     record = RequestRecord(
         request_id=new_request_id(),
@@ -282,10 +282,10 @@ def open_trace(
         node=sinks.node,
         **more,
     )
-    return Trace(record=record, sinks=sinks, stored=stored)
+    return RequestContext(record=record, sinks=sinks, stored=stored)
 
 
-def begin(environ: WSGIEnvironment, sinks: Sinks, **more: Any) -> Trace:
+def begin(environ: WSGIEnvironment, sinks: Sinks, **more: Any) -> RequestContext:
     """Return the trace of the request *environ*; log lines name it from here on.
 
     *more* are further fields of its record, and ``stored``: whether that is kept. Whoever begins
@@ -318,7 +318,7 @@ def trace(blueprint: Blueprint, service_type: str) -> None:
 
     @blueprint.after_request
     def _close_with(response: Response) -> Response:
-        current: Trace = g.trace
+        current: RequestContext = g.trace
         current.record.status_code = response.status_code
         response.headers[REQUEST_ID_HEADER] = current.record.request_id
         if request.environ.get("HTTP_UPGRADE", "").lower() == "websocket":
