@@ -10,6 +10,7 @@ import threading
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,10 @@ from ccproxy_flask.capture import (
     read_trace,
     show,
 )
+from ccproxy_flask.credentials import Credentials
+from ccproxy_flask.dialects import BY_NAME
+from ccproxy_flask.proxy.observers import Observers, RequestHead, ResponseHead
+from ccproxy_flask.record import RequestRecord
 
 ID = "0198c0de-1111-7000-8000-000000000001"
 URL = "https://api.example/v1/messages?beta=true"
@@ -34,6 +39,7 @@ HEADERS = [("content-type", "application/json"), ("x-api-key", "opaque-CANARY-1"
 BODY = b'{"model":"m-1","messages":[{"role":"user","content":"Hello"}],"stream":true}'
 ANSWER = b'{"type":"message","content":[{"type":"text","text":"Hi there"}]}'
 SSE = [("content-type", "text/event-stream")]
+RECORD = RequestRecord(ID, datetime.now(UTC))
 DELTAS = [
     b'event: content_block_delta\ndata: {"type":"content_block_delta","index":0,"delta":'
     b'{"type":"text_delta","text":"%b"}}\n\n' % text
@@ -538,8 +544,29 @@ class TestQueue:
         tracer.close()
 
 
-class TestTrails:
-    """Which exchanges the proxy tells of."""
+def head_of(target, url=""):
+    """Return the head of a request, as observers get it."""
+    sent = [("host", "localhost"), *HEADERS]
+    return RequestHead(
+        request_id=ID,
+        method="POST",
+        target=target,
+        headers=sent,
+        named=dict(sent),
+        client_ip=None,
+        provider="anthropic",
+        endpoint="/v1/messages",
+        dialect=BY_NAME["anthropic_messages"],
+        generates=True,
+        path=target.partition("?")[0],
+        url=url,
+        sent_headers=HEADERS,
+        credentials=Credentials(),
+    )
+
+
+class TestExchangeCapture:
+    """Which exchanges tracers are told of, and what."""
 
     @pytest.mark.parametrize(
         ("include", "exclude", "target", "chosen"),
@@ -554,19 +581,23 @@ class TestTrails:
     )
     def test_paths_are_chosen(self, include, exclude, target, chosen):
         """Patterns say which paths are traced; what is excluded is so in any case."""
-        trails = CaptureFactory(NullTracer(), include, exclude)
-        assert (trails.begin(ID, "POST", target, []) is not None) is chosen
+        factory = CaptureFactory(NullTracer(), include, exclude)
+        assert (factory(RECORD, head_of(target)) is not None) is chosen
 
-    def test_trail_ends_once(self, files, outlet):
+    def test_capture_ends_once(self, files, outlet):
         """An answer of our own after the upstream's changes nothing."""
-        trail = CaptureFactory(files).begin(ID, "POST", "/v1/messages", [("host", "localhost")])
-        assert trail is not None
-        trail.sends("https://api.example/v1/messages", HEADERS, None, is_whole=True)
-        trail.head(200, [("content-type", "application/json")], "application/json")
-        trail.piece(ANSWER)
-        trail.end(None)
-        trail.end(RuntimeError("late"))
-        trail.answered(502, [], b"", RuntimeError("later"))
+        factory, head = (
+            CaptureFactory(files),
+            head_of("/v1/messages", "https://api.example/v1/messages"),
+        )
+        observers = Observers([factory], RECORD, head)
+        observers.request_chunk(b"", 0.0)
+        named = {"content-type": "application/json"}
+        assert observers.response_head(ResponseHead(200, "OK", list(named.items()), named, 0.1))
+        observers.response_chunk(ANSWER, 0.1)
+        observers.end(RECORD, None)
+        observers.end(RECORD, RuntimeError("late"))
+        assert not observers.response_head(ResponseHead(502, "", [], {}, 0.2, own=True))
         found = read_trace(outlet.directory, ID)
         assert (found["response"]["status"], found["complete"]) == (200, True)
         assert found["request"]["headers"][0] == ["host", "api.example"]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from .exchange import CapturedExchange, ExchangeTracer, redacted_exchange, now_ns
+from .exchange import CapturedExchange, ExchangeTracer, now_ns, redacted_exchange
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import orjson
 import structlog
 
-from .exchange import REQUEST_ID, CapturedExchange, ExchangeTracer, redacted_exchange, now_ns
+from .exchange import REQUEST_ID, CapturedExchange, ExchangeTracer, now_ns, redacted_exchange
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -1,4 +1,4 @@
-"""Kept exchanges as text for a terminal, and as a curl command. Pure: the kept JSON in, text out."""
+"""Kept exchanges as text for a terminal, and as a curl command. Pure: JSON in, text out."""
 
 from __future__ import annotations
 
