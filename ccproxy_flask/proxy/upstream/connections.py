@@ -90,7 +90,10 @@ class Connections:
         self._options = options
         self._addresses = addresses.Addresses(options.dns_cache_seconds)
         self._idle: dict[Origin, deque[Connection]] = {}
-        self._tls: ssl.SSLContext | None = None
+        # Now, not with the first request: reading the certificates holds up a worker for 20 ms.
+        bundle = options.ca_bundle or certifi.where()
+        self._tls = ssl.create_default_context(cafile=str(bundle))
+        self._tls.set_alpn_protocols(["http/1.1"])
         self._closed = threading.Event()
         self._upkeep: threading.Thread | None = None
 
@@ -181,10 +184,6 @@ class Connections:
             raise
 
     def _secured(self, sock: socket.socket, origin: Origin, token: CancelToken) -> socket.socket:
-        if self._tls is None:
-            bundle = self._options.ca_bundle or certifi.where()
-            self._tls = ssl.create_default_context(cafile=str(bundle))
-            self._tls.set_alpn_protocols(["http/1.1"])
         secured = self._tls.wrap_socket(
             sock, server_hostname=origin.host, do_handshake_on_connect=False
         )
