@@ -272,5 +272,4 @@ def on_exit(_server: Any) -> None:
     """Stop the recorder, which first stores what the workers left."""
     if _recorder is not None:
         _recorder.stop()
-    if _owns_metrics:
-        metrics_folders.remove_folders(os.environ["PROMETHEUS_MULTIPROC_DIR"])
+    metrics_folders.remove_folders(os.environ["PROMETHEUS_MULTIPROC_DIR"], own=_owns_metrics)

@@ -51,7 +51,7 @@ def _remove_those_of_the_dead(parent: Path) -> None:
             remove_folders(str(old))
 
 
-def remove_folders(shared: str) -> None:
-    """Remove *shared* and what stands in for it."""
-    for folder in folders(shared):
+def remove_folders(shared: str, own: bool = True) -> None:
+    """Remove what stands in for *shared*, and *shared* itself where it is our *own*."""
+    for folder in folders(shared)[0 if own else 1 :]:
         shutil.rmtree(folder, ignore_errors=True)

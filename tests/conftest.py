@@ -88,7 +88,7 @@ class Server:
             if "__" not in name and not name.startswith(("CCPROXY_", "PROMETHEUS_"))
         }
         watched = {"HUB_WATCH": str(hub_watch())}
-        self.env = {**inherited, **settings, **watched, "PYTHONPATH": str(ROOT)}
+        self.env = {**watched, **inherited, **settings, "PYTHONPATH": str(ROOT)}
         self.log = self.log_path.open("ab")
         self.process: subprocess.Popen[bytes] | None = None
 
