@@ -19,11 +19,13 @@ from flask.cli import run_command
 
 from . import __version__, dashboard, logging, logs, metrics, pages, request_context, serving
 from .capture import CaptureFactory, ConsoleTracer, FileTracer, QueuedTracer
+from .content.handover import Handover
 from .journal import Feed, JournalWriter
 from .metrics.scrape import Scrape
 from .pricing import PriceBook
 from .proxy import routes as proxy
 from .proxy.accounting import accounting
+from .proxy.content_observer import Chosen, ContentObservers
 from .proxy.hangup import HangupWatch
 from .proxy.providers import Providers
 from .proxy.secrecy import Secrecy
@@ -37,7 +39,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from .proxy.observers import ObserverFactory
-    from .store.base import Store
+    from .settings.options import Capture
+    from .store.base import ContentSource, Store
 
 log = structlog.get_logger(__name__)
 
@@ -56,9 +59,11 @@ class Parts:
         self.scrape = Scrape(self.metrics)
         self.upstreams = make_transport(settings.proxy)
         self.tracer = self._tracer() if settings.tracing.console or settings.tracing.file else None
+        self.handover = self._handover() if settings.capturing else None
         self.journal: JournalWriter | None = None
         self.feed: Feed | None = None
         self.store: Store | None = None
+        self.content: ContentSource | None = None
         if settings.recording:
             self.journal = JournalWriter(
                 settings.journal_directory,
@@ -70,10 +75,19 @@ class Parts:
             )
             self.feed = Feed(settings.journal_directory)
             recorder = RemoteStore(settings.recorder_socket)
-            self.store = store or recorder
+            self.store, self.content = store or recorder, recorder
             self.scrape = Scrape(self.metrics, recorder.metrics)
         self._closing = threading.Event()
         self._tending = False
+
+    def _handover(self) -> Handover:
+        options = self.settings.capture
+        return Handover(
+            self.settings.content_socket,
+            options.queue_bytes,
+            options.max_exchange_bytes,
+            self.metrics.content_dropped,
+        )
 
     def _tracer(self) -> QueuedTracer:
         options = self.settings.tracing
@@ -131,6 +145,8 @@ class Parts:
             self.journal.close()
         if self.tracer is not None:
             self.tracer.close()
+        if self.handover is not None:
+            self.handover.close()
         self.writer.close()
 
 
@@ -160,6 +176,7 @@ def create_app(
             "ccproxy.journal": parts.journal,
             "ccproxy.feed": parts.feed,
             "ccproxy.store": parts.store,
+            "ccproxy.content": parts.content,
         }
     )
     request_context.init_app(app, _sinks(parts))
@@ -221,7 +238,18 @@ def _observers(parts: Parts) -> list[ObserverFactory]:
     if parts.tracer is not None:
         chosen = (options.include_paths, options.exclude_paths)
         observers.append(CaptureFactory(parts.tracer, *chosen, options.max_body_bytes))
+    if parts.handover is not None:
+        observers.append(_content_observers(parts.handover, parts.settings.capture))
     return observers
+
+
+def _content_observers(handover: Handover, options: Capture) -> ContentObservers:
+    return ContentObservers(
+        handover,
+        Chosen(options.include_paths, options.exclude_paths),
+        Chosen(options.include_providers, options.exclude_providers),
+        Chosen(options.include_clients, options.exclude_clients),
+    )
 
 
 def _register_pages(app: Flask, settings: Settings) -> None:

@@ -122,6 +122,11 @@ class Credentials:
                 self.add(password)
                 self.add(user)
 
+    @property
+    def values(self) -> tuple[str, ...]:
+        """What is searched for, with small letters."""
+        return tuple(self._values)
+
     # -- where it is ---------------------------------------------------------------------------
 
     def are_in(self, text: str) -> bool:

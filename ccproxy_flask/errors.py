@@ -20,6 +20,7 @@ The tree::
     ├── WorkerStopped          the server was stopped before the answer was complete
     ├── ClientDisconnected     the client went away before its answer was complete
     ├── StoreUnavailable       the store cannot answer now; carries the reason
+    ├── ContentNotKept         what was said is not there
     └── InvalidParameter       a query parameter is wrong; carries its name and value
 """
 
@@ -83,6 +84,10 @@ class StoreUnavailable(CcproxyError):
     def __init__(self, reason: str, retry_after: int = 1) -> None:
         super().__init__(reason)
         self.retry_after = retry_after
+
+
+class ContentNotKept(CcproxyError):
+    """What was said in a request is not there: it was not kept, or is deleted already."""
 
 
 class InvalidParameter(CcproxyError):

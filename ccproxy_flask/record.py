@@ -71,6 +71,7 @@ class RequestRecord:
     agent_id: str | None = None
     api_key_id: str | None = None
     node: str | None = None
+    content: str | None = None
 
     @property
     def succeeded(self) -> bool:

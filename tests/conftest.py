@@ -67,6 +67,7 @@ class Server:
             "CCPROXY_PORT": str(self.port),
             "CCPROXY_WORKERS": str(workers),
             "OBSERVABILITY__DUCKDB_PATH": str(self.database),
+            "CAPTURE__CONTENT": "on",
             **{
                 f"OBSERVABILITY__{name}": "true"
                 for name in (

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from ccproxy_flask import redact
+from ccproxy_flask.credentials import Credentials
 from ccproxy_flask.usage.decode import Decoder, Undecodable
 
 from . import conversation
 from .coding import decoded, way_of
 from .day_file import Exchange
 from .pieces import cut
-from .secrets import Span, secret_spans, stream_spans, take_out
+from .secrets import Span, credential_forms, secret_spans, stream_spans, take_out
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -53,7 +54,7 @@ class _Body:
 def assembled(raw: RawExchange, is_known: Callable[[bytes], bool]) -> Exchange:
     """Return what is kept of *raw*. *is_known* tells of a piece whether it is kept already."""
     head, answer = raw.request_head, raw.response_head
-    credentials = [each.encode("latin-1", "replace") for each in head.get("credentials", ())]
+    credentials = _credentials(head)
     request = _body(
         b"".join(raw.request), _header(head, "content-encoding"), False, credentials, is_known
     )
@@ -80,6 +81,15 @@ def assembled(raw: RawExchange, is_known: Callable[[bytes], bool]) -> Exchange:
         times,
         texts,
     )
+
+
+def _credentials(head: dict[str, Any]) -> list[bytes]:
+    """Return the credentials of an exchange, what was injected too, in all encodings."""
+    found = Credentials()
+    for headers in (head.get("headers", ()), head.get("sent_headers", ())):
+        found.add_headers([(name.lower(), value) for name, value in headers])
+    found.add_query(str(head.get("target", "")).partition("?")[2])
+    return credential_forms(found.values)
 
 
 def _body(
@@ -121,7 +131,8 @@ def _spans(
     is_known: Callable[[bytes], bool],
 ) -> list[Span]:
     """Return where secrets are: only what is new has to be searched for the shapes of keys."""
-    if any(secret in said for secret in credentials):
+    lowered = said.lower()
+    if any(secret.lower() in lowered for secret in credentials):
         return secret_spans(said, credentials)
     spans: list[Span] = []
     at = run_begin = 0

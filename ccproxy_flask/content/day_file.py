@@ -193,7 +193,7 @@ class DayFile:
         asked = (
             "SELECT e.request_id, e.at, s.part FROM words w JOIN said s ON s.id = w.rowid"
             " JOIN exchange e ON e.id = s.exchange WHERE words MATCH ?"
-            " ORDER BY w.rowid DESC LIMIT ?"
+            " GROUP BY e.id, s.part ORDER BY max(w.rowid) DESC LIMIT ?"
         )
         return self._db.execute(asked, (as_match(question), limit)).fetchall()
 

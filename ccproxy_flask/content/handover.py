@@ -24,8 +24,10 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 _AT_ONCE = 256 << 10
-_PAUSE_SECONDS = 1.0
+_PAUSE_SECONDS = 0.2
 _STALLED_SECONDS = 10.0
+_AWAY_SECONDS = 30.0
+"""For so long exchanges wait for somebody to take them."""
 _LARGEST_CHUNK = 8 << 20
 
 
@@ -49,11 +51,11 @@ class Handover:
         self._wake = threading.Event()
         self._closed = False
         self._thread: threading.Thread | None = None
-        self._away_until = 0.0
+        self._away_since: float | None = None
 
     def begin(self, head: dict[str, Any]) -> HandedExchange | None:
         """Begin to hand an exchange on; None where nobody takes it."""
-        if self._closed or time.monotonic() < self._away_until:
+        if self._closed or self._is_away():
             self.on_drop("not_taken")
             return None
         if self._thread is None:
@@ -85,13 +87,32 @@ class Handover:
 
     def _run(self) -> None:
         while not self._closed or self._waiting:
-            try:
-                with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
-                    sock.settimeout(_STALLED_SECONDS)
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+                sock.settimeout(_STALLED_SECONDS)
+                try:
                     sock.connect(str(self._path))
+                except OSError as error:
+                    if self._closed:
+                        return
+                    self._wait(error)
+                    continue
+                self._away_since = None
+                try:
                     self._send_all(sock)
-            except OSError as error:
-                self._lose(error)
+                except OSError as error:
+                    self._lose(error)
+
+    def _is_away(self) -> bool:
+        since = self._away_since
+        return since is not None and time.monotonic() - since > _AWAY_SECONDS
+
+    def _wait(self, error: OSError) -> None:
+        """Nobody listens, yet or any more: what waits is kept for a while."""
+        if self._away_since is None:
+            self._away_since = time.monotonic()
+        elif self._is_away() and self._waiting:
+            self._lose(error)
+        time.sleep(_PAUSE_SECONDS)
 
     def _send_all(self, sock: socket.socket) -> None:
         while self._waiting or not self._closed:
@@ -111,14 +132,12 @@ class Handover:
         return b"".join(parts)
 
     def _lose(self, error: OSError) -> None:
-        """Forget all that waits: the other side knows nothing of how it began."""
+        """Forget all that waits: nobody takes it, or who took the beginning of it is gone."""
         self.connection += 1
         self._waiting.clear()
         self._bytes = 0
         if not self._closed:
-            self._away_until = time.monotonic() + _PAUSE_SECONDS
             log.warning("content_not_taken", reason=error.strerror or str(error))
-            time.sleep(_PAUSE_SECONDS)
 
 
 class HandedExchange:

@@ -5,8 +5,13 @@ Words stay as they are. What is taken out is replaced by a placeholder that name
 
 from __future__ import annotations
 
+import base64
 import re
 from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import quote
+
+from ccproxy_flask.key_shapes import KEY_SHAPES, KeyShape
+from ccproxy_flask.redact import looks_random
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -14,52 +19,41 @@ if TYPE_CHECKING:
 SHORTEST_CREDENTIAL = 8
 """A shorter one is no secret worth the words that it would take with it; bytes."""
 
-# Kind, a literal that each such key has, and its shape. Strict, so that no word is taken for a
-# key. Sources: the vendors' documentation of their key formats and the published rules of secret
-# scanners (2026-11).
-_END = rb"(?![A-Za-z0-9_\-])"
-_SHAPES: tuple[tuple[str, bytes, re.Pattern[bytes]], ...] = tuple(
-    (kind, literal, re.compile(rb"(?<![A-Za-z0-9])" + shape, re.DOTALL))
-    for kind, literal, shape in (
-        ("anthropic_key", b"sk-ant-", rb"sk-ant-[A-Za-z0-9_\-]{20,}"),
-        ("openrouter_key", b"sk-or-", rb"sk-or-[A-Za-z0-9_\-]{20,}"),
-        ("openai_key", b"sk-", rb"sk-(?:proj|svcacct|admin|None)-[A-Za-z0-9_\-]{20,}"),
-        ("api_key", b"sk-", rb"sk-(?!ant-|or-|proj-|svcacct-|admin-)[A-Za-z0-9]{24,}" + _END),
-        ("groq_key", b"gsk_", rb"gsk_[A-Za-z0-9]{20,}"),
-        ("xai_key", b"xai-", rb"xai-[A-Za-z0-9]{20,}"),
-        ("perplexity_key", b"pplx-", rb"pplx-[A-Za-z0-9]{20,}"),
-        ("cerebras_key", b"csk-", rb"csk-[A-Za-z0-9]{20,}"),
-        ("huggingface_token", b"hf_", rb"hf_[A-Za-z0-9]{20,}"),
-        ("fireworks_key", b"fw_", rb"fw_[A-Za-z0-9]{20,}" + _END),
-        ("replicate_token", b"r8_", rb"r8_[A-Za-z0-9]{20,}"),
-        ("nvidia_key", b"nvapi-", rb"nvapi-[A-Za-z0-9_\-]{20,}"),
-        ("google_key", b"AIza", rb"AIza[A-Za-z0-9_\-]{30,}"),
-        ("google_token", b"ya29.", rb"ya29\.[A-Za-z0-9_\-.]{20,}"),
-        ("aws_key_id", b"AKIA", rb"AKIA[A-Z0-9]{16}" + _END),
-        ("aws_key_id", b"ASIA", rb"ASIA[A-Z0-9]{16}" + _END),
-        ("github_token", b"gh", rb"gh[pousr]_[A-Za-z0-9]{20,}"),
-        ("github_token", b"github_pat_", rb"github_pat_[A-Za-z0-9_]{20,}"),
-        ("gitlab_token", b"glpat-", rb"glpat-[A-Za-z0-9_\-]{16,}"),
-        ("slack_token", b"xox", rb"xox[abeoprs]-[A-Za-z0-9\-]{16,}"),
-        ("stripe_key", b"k_live_", rb"[rs]k_live_[A-Za-z0-9]{16,}"),
-        ("npm_token", b"npm_", rb"npm_[A-Za-z0-9]{30,}"),
-        ("pypi_token", b"pypi-", rb"pypi-[A-Za-z0-9_\-]{40,}"),
-        ("sendgrid_key", b"SG.", rb"SG\.[A-Za-z0-9_\-]{16,}\.[A-Za-z0-9_\-]{16,}"),
-        (
-            "json_web_token",
-            b"eyJ",
-            rb"eyJ[A-Za-z0-9_\-]{8,}\.eyJ[A-Za-z0-9_\-]{8,}\.[A-Za-z0-9_\-]+",
-        ),
-        (
-            "private_key",
-            b"PRIVATE KEY-----",
-            (
-                rb"-----BEGIN [A-Z ]{0,20}PRIVATE KEY-----.{0,8192}?"
-                rb"-----END [A-Z ]{0,20}PRIVATE KEY-----"
-            ),
-        ),
+# The table is made for short texts, where a word too many does no harm. Here a key must be as
+# long as keys are, and look random: words are never taken for one.
+_WHOLE: dict[str, str] = {
+    "JWT": r"[A-Za-z0-9_\-]{8,}\.[A-Za-z0-9_\-]{8,}\.[A-Za-z0-9_\-]{8,}",
+    "PEM": r"(?:\\[nr]|[A-Za-z0-9+/=\r\n])*(?:-----END[ A-Z]{0,24} PRIVATE KEY-----)?",
+}
+# Not a part of a longer stretch, as there are in base64; but after an escape, or percent-encoded.
+_BEGIN = r"(?:(?<![A-Za-z0-9_\-+])|(?<=\\[bfnrt])|(?<=\\u00[0-9A-Fa-f]{2})|(?<=%[0-9A-Fa-f]{2}))"
+_BODY = r"[A-Za-z0-9_\-.]{12,300}(?![A-Za-z0-9_\-+/])"
+_KEY = re.compile(r"(?=[A-Za-z]*[0-9])[A-Za-z0-9]{20,}")
+_LITERAL = re.compile(r"[A-Za-z0-9_-]+")
+
+
+class _Shape(NamedTuple):
+    kind: str
+    literal: bytes
+    """What each such key begins with; empty where they begin in several ways."""
+    pattern: re.Pattern[bytes]
+    is_certain: bool
+
+
+def _shape(shape: KeyShape) -> _Shape:
+    kind = re.sub(r"[^a-z0-9]+", "_", shape.issuer.partition(",")[0].lower())
+    body = _WHOLE.get(shape.issuer, _BODY)
+    pattern = rf"{_BEGIN}(?:{shape.prefix}){body}".encode()
+    literal = _LITERAL.match(shape.prefix)
+    return _Shape(
+        f"{kind}_key",
+        literal[0].encode() if literal else b"",
+        re.compile(pattern),
+        shape.issuer in _WHOLE,
     )
-)
+
+
+_SHAPES = tuple(_shape(shape) for shape in KEY_SHAPES)
 
 # Where a stream carries a text in pieces: members of its events, by the providers' API references.
 _DELTA = re.compile(
@@ -115,21 +109,36 @@ def placeholder(kind: str) -> bytes:
     return b"[secret:" + kind.encode() + b"]"
 
 
+def credential_forms(values: Iterable[str]) -> list[bytes]:
+    """Return credentials in the encodings in which they may come back, none too short."""
+    forms: set[bytes] = set()
+    for value in values:
+        plain = value.encode("utf-8", "replace")
+        forms |= {plain, quote(value, safe="").encode(), base64.b64encode(plain)}
+        forms.add(value.replace("\\", "\\\\").replace('"', '\\"').encode("utf-8", "replace"))
+    return sorted(form for form in forms if len(form) >= SHORTEST_CREDENTIAL)
+
+
 def _known(data: bytes) -> Iterator[Span]:
-    for kind, literal, shape in _SHAPES:
-        if literal in data:
-            for match in shape.finditer(data):
-                yield Span(match.start(), match.end(), kind)
+    for kind, literal, pattern, is_certain in _SHAPES:
+        if literal not in data:
+            continue
+        for match in pattern.finditer(data):
+            text = match[0].decode("latin-1").rstrip(".-_")
+            if is_certain or _KEY.search(text) or looks_random(text):
+                yield Span(match.start(), match.start() + len(text), kind)
 
 
 def _credentials(data: bytes, credentials: Iterable[bytes]) -> Iterator[Span]:
+    """Yield where *credentials* are, in whatever case: what echoes them may change it."""
+    lowered = b""
     for secret in credentials:
-        if len(secret) < SHORTEST_CREDENTIAL:
-            continue
-        at = data.find(secret)
+        lowered = lowered or data.lower()
+        wanted = secret.lower()
+        at = lowered.find(wanted)
         while at >= 0:
-            yield Span(at, at + len(secret), "credential")
-            at = data.find(secret, at + len(secret))
+            yield Span(at, at + len(wanted), "credential")
+            at = lowered.find(wanted, at + len(wanted))
 
 
 def _lines(data: bytes) -> Iterator[tuple[int, int]]:

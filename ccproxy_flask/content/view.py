@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from .assembly import answer_of, as_json, events_of
 from .coding import compressed, decoded
-from .conversation import parsed_request
+from .conversation import parsed_request, texts_of
 from .difference import difference
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 Json = dict[str, Any]
 _MOST_EVENTS = 20_000
+_EXCERPT, _BEFORE = 240, 60  # characters
 
 
 def said(exchange: Exchange, body: Literal["request", "response"]) -> bytes:
@@ -115,6 +116,21 @@ def _at(times: Sequence[tuple[int, int]], offset: int) -> int | None:
     """Return when the byte before *offset* came."""
     index = bisect_left(times, (offset, -1))
     return times[index - 1][1] if index else None
+
+
+def excerpt(exchange: Exchange, part: str, question: str) -> str:
+    """Return the words of a *part* (``system``, ``user``, ``answer``…) around those asked for."""
+    api = exchange.facts.get("api", "other")
+    conversation = parsed_request(api, as_json(said(exchange, "request")))
+    answer = answer_of(api, said(exchange, "response"), exchange.facts["response"]["streams"])
+    words = question.lower().split()
+    for each, text in reversed(texts_of(conversation, answer)):
+        lowered = text.lower()
+        if each == part and all(word in lowered for word in words):
+            at = max(0, min(lowered.find(word) for word in words) - _BEFORE)
+            shown = " ".join(text[at : at + _EXCERPT].split())
+            return ("…" if at else "") + shown
+    return ""
 
 
 def compared(before: Exchange, after: Exchange) -> Json:

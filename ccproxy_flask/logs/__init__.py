@@ -1,6 +1,6 @@
 """The logs API: what was recorded, for programs and for the dashboard."""
 
-from . import stream
+from . import content, stream
 from .routes import blueprint
 
-__all__ = ["blueprint", "stream"]
+__all__ = ["blueprint", "content", "stream"]

@@ -7,9 +7,11 @@ of a range is not behind its end, and what SQL is. Both are answered by 422.
 
 from __future__ import annotations
 
+from functools import cache
 from types import NoneType
 from typing import TYPE_CHECKING, Any, get_args
 
+import orjson
 from pydantic import TypeAdapter
 
 from ccproxy_flask import __version__
@@ -17,12 +19,13 @@ from ccproxy_flask.access import COOKIE
 from ccproxy_flask.filters import Filter, LogFilter
 from ccproxy_flask.filters.values import Text
 
-from .parameters import Analytics, Entries, Export, Query, Sql
+from .parameters import Analytics, Content, Diff, Entries, Export, Query, Search, Sql
 from .schemas import Schema, reference, schemas
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from pydantic import BaseModel
     from pydantic.fields import FieldInfo
 
 _TAKES: dict[str, type[LogFilter]] = {
@@ -72,6 +75,12 @@ _LINKS: dict[str, dict[str, Any]] = {
 }
 
 
+@cache
+def document(needs_token: bool) -> bytes:
+    """Return :func:`description` as JSON; made once, since that takes a while."""
+    return orjson.dumps(description(needs_token))
+
+
 def description(needs_token: bool) -> dict[str, Any]:
     """Return the whole document, of a server that *needs_token* or does not."""
     return {
@@ -89,6 +98,9 @@ def _paths() -> dict[str, Any]:
     return {
         "/logs/entries": {"get": _rows("entries", "One page of records", "Entries")},
         "/logs/entries/{request_id}": {"get": _one_entry()},
+        "/logs/entries/{request_id}/content": {"get": _of_entry("content", Content, "Content")},
+        "/logs/entries/{request_id}/diff": {"get": _of_entry("diff", Diff, "Difference")},
+        "/logs/search": {"get": _search()},
         "/logs/query": {"get": _rows("query", "Records, newest first, page after page", "Query")},
         "/logs/analytics": {"get": _rows("analytics", "Figures over a time", "Analytics")},
         "/logs/export": {"get": _export()},
@@ -113,8 +125,7 @@ def _operation(name: str, summary: str, shape: Schema) -> dict[str, Any]:
 def _rows(name: str, summary: str, shape: str) -> dict[str, Any]:
     """Return an operation that takes the filters, and what its endpoint adds."""
     operation = _operation(name, summary, reference(shape))
-    fields = _TAKES[name].model_fields
-    operation["parameters"] = [_parameter(each, field) for each, field in fields.items()]
+    operation["parameters"] = _parameters(_TAKES[name])
     links = {link: target for link, target in _LINKS.items() if link.startswith(name)}
     if links:
         operation["responses"]["200"]["links"] = links
@@ -127,7 +138,7 @@ def _parameter(name: str, field: FieldInfo) -> dict[str, Any]:
     found = {
         "name": name,
         "in": "query",
-        "required": False,
+        "required": field.is_required(),
         "schema": _schema(field),
         "description": text,
     }
@@ -160,6 +171,26 @@ def _one_entry() -> dict[str, Any]:
     parameter["schema"] = TypeAdapter(Text).json_schema()
     operation = _operation("entry", "One record", reference("Row"))
     return operation | {"parameters": [parameter]}
+
+
+def _of_entry(name: str, takes: type[BaseModel], shape: str) -> dict[str, Any]:
+    """Return an operation on what was said in one request."""
+    summary = {"content": "What was said in it", "diff": "What changed since another"}[name]
+    operation = _operation(name, summary, reference(shape))
+    operation["parameters"] = [*_one_entry()["parameters"], *_parameters(takes)]
+    if name == "content":  # the body itself is asked for by `raw`
+        operation["responses"]["200"]["content"]["application/octet-stream"] = {}
+    return operation
+
+
+def _search() -> dict[str, Any]:
+    operation = _operation("search", "Where some words were said", reference("Found"))
+    return operation | {"parameters": _parameters(Search)}
+
+
+def _parameters(takes: type[BaseModel]) -> list[dict[str, Any]]:
+    fields = takes.model_fields
+    return [_parameter(field.alias or name, field) for name, field in fields.items()]
 
 
 def _export() -> dict[str, Any]:

@@ -21,7 +21,7 @@ from pydantic import (
 
 from ccproxy_flask.errors import CcproxyError, InvalidParameter
 from ccproxy_flask.filters import LogFilter, query_formats
-from ccproxy_flask.filters.values import AS_INTEGER, Column, Flag
+from ccproxy_flask.filters.values import AS_INTEGER, Column, Flag, Text
 from ccproxy_flask.store.base import MOST_ROWS, Cursor, Page
 
 if TYPE_CHECKING:
@@ -108,6 +108,36 @@ class Export(_Rows):
     format: Annotated[Literal["csv", "jsonl", "parquet"], Field(description="Of the file")] = "csv"
 
 
+class Content(BaseModel):
+    """What ``/logs/entries/<request_id>/content`` takes."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    raw: Annotated[
+        Literal["request", "response", "events"] | None,
+        Field(description="A body as it was sent, or the stream event by event, in place of all"),
+    ] = None
+
+
+class Diff(BaseModel):
+    """What ``/logs/entries/<request_id>/diff`` takes."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    other: Annotated[
+        Text, Field(alias="with", description="A request id, or `previous` in the session")
+    ] = "previous"
+
+
+class Search(BaseModel):
+    """What ``/logs/search`` takes."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    q: Annotated[Text, Field(description="Words, all of them; the last may be a beginning")]
+    limit: Annotated[int, Field(ge=1, le=200, description="Results"), AS_INTEGER] = 20
+
+
 class Nothing(BaseModel):
     """What an endpoint takes that has no parameters."""
 
@@ -117,12 +147,13 @@ class Nothing(BaseModel):
 def read(kind: type[Kind], args: MultiDict[str, str]) -> Kind:
     """Return the query parameters *args* as a *kind*. Raises InvalidParameters."""
     given = dict(args.lists())
+    known = {field.alias or name for name, field in kind.model_fields.items()}
     single = {name: values[0] for name, values in given.items() if len(values) == 1}
-    unknown = {name: given[name][0] for name in given.keys() - kind.model_fields.keys()}
+    unknown = {name: given[name][0] for name in given.keys() - known}
     problems = [
         InvalidParameter(name, values, "Input should be given once", "multiple_values")
         for name, values in given.items()
-        if len(values) > 1 and name in kind.model_fields
+        if len(values) > 1 and name in known
     ]
     try:
         found = kind.model_validate(single | unknown)

@@ -22,7 +22,7 @@ from ccproxy_flask.metrics import multiprocess_values
 from ccproxy_flask.store.analytics import bucket_for
 from ccproxy_flask.store.base import Page, QueryRefused, abandoned
 
-from .openapi import description
+from .openapi import document
 from .parameters import (
     Analytics,
     Entries,
@@ -35,9 +35,11 @@ from .parameters import (
 )
 
 if TYPE_CHECKING:
+    from flask.blueprints import BlueprintSetupState
+
     from ccproxy_flask.journal.ledger import FoundLedger
     from ccproxy_flask.settings import Settings
-    from ccproxy_flask.store.base import Store, StoreStatus
+    from ccproxy_flask.store.base import ContentSource, Store, StoreStatus
 
 COLLECTION_OFF = "Logs collection is disabled. Enable with logs_collection_enabled=true"
 _DISABLED_RETRY_SECONDS = 60
@@ -53,6 +55,12 @@ _EXPORT_TYPES = {
 blueprint = Blueprint("logs", __name__, url_prefix="/logs")
 request_context.trace(blueprint, "logs_service")
 guard(blueprint)
+
+
+@blueprint.record_once
+def _prepare(state: BlueprintSetupState) -> None:
+    settings: Settings = state.app.extensions["ccproxy.settings"]
+    document(settings.security.auth_token is not None)  # now, while nobody waits
 
 
 @blueprint.before_request
@@ -197,7 +205,7 @@ def sql() -> Response:
 def openapi() -> Response:
     """The description of this API for programs (OpenAPI 3.1)."""
     no_parameters(request.args)
-    return _json(orjson.dumps(description(auth_token() is not None)))
+    return _json(document(auth_token() is not None))
 
 
 @blueprint.get("/query")
@@ -330,3 +338,11 @@ def _store() -> Store:
     if store is None:
         raise StoreUnavailable(COLLECTION_OFF, _DISABLED_RETRY_SECONDS)
     return store
+
+
+def content_source() -> ContentSource:
+    """Return where to ask for what was said. Raises StoreUnavailable."""
+    source: ContentSource | None = current_app.extensions["ccproxy.content"]
+    if source is None:
+        raise StoreUnavailable(COLLECTION_OFF, _DISABLED_RETRY_SECONDS)
+    return source

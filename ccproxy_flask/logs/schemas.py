@@ -50,9 +50,50 @@ def schemas() -> dict[str, Schema]:
         "SqlAnswer": _sql_answer(),
         "StreamEvent": _stream_event(),
         "Event": _event(),
+        "Content": _content(),
+        "Difference": _difference(),
+        "Found": _found(),
         "Error": _object({"error": _object(_fields(_TEXT, "type", "message"))}),
         "Problems": _problems(),
     }
+
+
+def _content() -> Schema:
+    """What was said; with ``raw=events`` the pieces and events in its place."""
+    block = _object(_fields(_TEXT, "type"))
+    message = _object({"role": _TEXT, "blocks": _list(block)})
+    tool = _object(_fields(_TEXT, "name", "description") | {"bytes": _COUNT})
+    event = _object({"offset": _COUNT, "micros": _COUNT_OR_NULL, "data": {"type": "object"}})
+    parts: dict[str, Schema] = {
+        "request_id": _TEXT,
+        "at": _INTEGER | {"description": "Microseconds since 1970"},
+        "system": _list(block),
+        "tools": _list(tool),
+        "messages": _list(message),
+        "answer": {"type": ["object", "null"], "properties": message["properties"]},
+        "verified": _named(_TEXT),
+        "chunks": _list(_list(_COUNT)),
+        "events": _list(event),
+    }
+    return {"type": "object", "properties": parts}
+
+
+def _difference() -> Schema:
+    part = _object(
+        _fields(_TEXT, "section", "change", "name")
+        | {"index": _COUNT}
+        | _fields(_TEXT_OR_NULL, "before", "after")
+    )
+    return _object(
+        _fields(_TEXT, "before", "after")
+        | {"same_prefix": _FLAG, "first": part | {"type": ["object", "null"]}}
+        | {"parts": _list(part), "settings": _named({"type": "array"})}
+    )
+
+
+def _found() -> Schema:
+    result = _object(_fields(_TEXT, "request_id", "part", "text") | {"at": _INTEGER})
+    return _object({"results": _list(result), "count": _COUNT, "limit": _COUNT})
 
 
 def reference(name: str) -> Schema:

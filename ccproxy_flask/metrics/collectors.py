@@ -166,6 +166,9 @@ class PrometheusMetrics:
         self._traces_dropped = counter(
             "traces_dropped", "Traced exchanges that could not be kept", "reason"
         )
+        self._content_dropped = counter(
+            "content_dropped", "Exchanges whose content could not be kept", "reason"
+        )
         self._backlog = gauge("journal_backlog_bytes", "Journal not yet stored", "mostrecent")
         self._store_up = gauge("store_up", "1 where the store takes records", "mostrecent")
         self._build = gauge("build_info", "1; the version is the label", "max", "version")
@@ -263,6 +266,10 @@ class PrometheusMetrics:
     def trace_dropped(self, reason: str) -> None:
         """Count an exchange that was to be traced and could not be."""
         self._traces_dropped.labels(reason).inc()
+
+    def content_dropped(self, reason: str) -> None:
+        """Count an exchange whose content was to be kept and could not be."""
+        self._content_dropped.labels(reason).inc()
 
     def written(self, count: int) -> None:
         """Count records that reached the store."""

@@ -55,6 +55,9 @@ class Observer(Protocol):
     def store_health(self, up: bool) -> None:
         """The store takes records, or it does not."""
 
+    def content_dropped(self, reason: str) -> None:
+        """The content of an exchange could not be kept."""
+
 
 class Nobody:
     """An observer that does nothing."""
@@ -72,6 +75,9 @@ class Nobody:
         """Do nothing."""
 
     def store_health(self, up: bool) -> None:
+        """Do nothing."""
+
+    def content_dropped(self, reason: str) -> None:
         """Do nothing."""
 
 

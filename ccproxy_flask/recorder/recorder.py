@@ -20,6 +20,7 @@ from ccproxy_flask.store.base import StoreDamaged
 from ccproxy_flask.store.database import set_aside
 from ccproxy_flask.store.duckdb import DuckDBStore
 
+from .content import ContentKeeping
 from .ingest import Ingest, Limits, Nobody
 from .retention import Retention
 from .server import LaneServers
@@ -67,6 +68,7 @@ class Recorder:
         self._ingest: Ingest | None = None
         self._last_ingest: Ingest | None = None
         """The same; it is still known while a new one is being made."""
+        self._content: ContentKeeping | None = None
         self._ingesting = threading.Lock()
         kept = settings.observability
         self._retention = Retention(kept.retention_days, kept.retention_max_bytes)
@@ -122,7 +124,8 @@ class Recorder:
         socket = self._settings.recorder_socket
         if socket.parent != self._directory:
             private_directory(socket.parent)
-        server = LaneServers(socket, self)
+        self._content = ContentKeeping(self._settings, self._content_lost)
+        server = LaneServers(socket, self, self._content)
         clear_failure(self._directory)
         log.info("recorder_started", pid=os.getpid(), version=__version__)
         try:
@@ -132,7 +135,13 @@ class Recorder:
             self._drain()
         finally:
             server.close()
+            self._content.close()
             log.info("recorder_stopped", pid=os.getpid())
+
+    def _content_lost(self, request_id: str, reason: str) -> None:
+        """Note that the content of a request, which its worker handed on, could not be kept."""
+        log.warning("content_dropped", request_id=request_id, reason=reason)
+        self._observer.content_dropped(reason)
 
     def _is_in_place(self, lock: int) -> bool:
         """False where somebody removed the journal, or the socket, under our hands."""
@@ -325,6 +334,8 @@ class Recorder:
             while ingest is not None and ingest.step() and time.monotonic() < deadline:
                 pass
             try:
+                if self._content is not None:
+                    self._content.reset()
                 return store.reset()
             finally:
                 self._retention.look_again()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -11,7 +12,7 @@ import structlog
 from waitress import wasyncore  # type: ignore[import-untyped]  # has no types
 from waitress.server import create_server  # type: ignore[import-untyped]  # has no types
 
-from ccproxy_flask.errors import StoreUnavailable
+from ccproxy_flask.errors import ContentNotKept, StoreUnavailable
 from ccproxy_flask.metrics import aggregation, multiprocess_values
 from ccproxy_flask.store.base import Cursor, LogFilter, Page, QueryRefused, abandoned
 from ccproxy_flask.store.remote import FACTS_HEADER, LANES, lane_socket
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIEnvironment
 
     from ccproxy_flask.store.base import Store
+
+    from .content import ContentKeeping
 
 log = structlog.get_logger(__name__)
 
@@ -41,8 +44,8 @@ class Questions:
     where it will not. An export that breaks off is cut short.
     """
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, store: Store, content: ContentKeeping | None = None) -> None:
+        self._store, self._content = store, content
         self._views: dict[str, Callable[[dict[str, Any]], Answer]] = {
             "/entries": self._entries,
             "/query": self._query,
@@ -60,6 +63,8 @@ class Questions:
             status, found = _answered(environ, self._export)
         elif view is not None:
             status, found = _answered(environ, view)
+        elif environ["PATH_INFO"].startswith("/content") and self._content is not None:
+            status, found = _answered(environ, partial(self._content.answer, environ["PATH_INFO"]))
         else:
             status, found = "404 Not Found", (b"", {})
         if not isinstance(found, tuple):
@@ -133,6 +138,8 @@ def _answered(
         size = int(environ.get("CONTENT_LENGTH") or 0)
         asked = orjson.loads(environ["wsgi.input"].read(size))
         return "200 OK", view(asked)
+    except ContentNotKept as error:
+        return "404 Not Found", (orjson.dumps({"request_id": str(error)}), {})
     except StoreUnavailable as error:
         told = {"reason": str(error), "retry_after": error.retry_after}
         return "503 Service Unavailable", (orjson.dumps(told), {})
@@ -148,10 +155,12 @@ class SocketServer:
     """Serves :class:`Questions` on the unix socket *path*, so many beside each other as it has
     *threads*, until :meth:`close`."""
 
-    def __init__(self, path: Path, store: Store, threads: int) -> None:
+    def __init__(
+        self, path: Path, store: Store, threads: int, content: ContentKeeping | None = None
+    ) -> None:
         self._map: dict[int, Any] = {}
         self._server = create_server(
-            Questions(store),
+            Questions(store, content),
             map=self._map,
             unix_socket=str(path),
             unix_socket_perms="600",
@@ -184,11 +193,12 @@ class SocketServer:
 class LaneServers:
     """A server for each lane (:data:`LANES`) beside the socket *path*."""
 
-    def __init__(self, path: Path, store: Store) -> None:
+    def __init__(self, path: Path, store: Store, content: ContentKeeping | None = None) -> None:
         self._servers: list[SocketServer] = []
         try:
             for lane, threads in LANES.items():
-                self._servers.append(SocketServer(lane_socket(path, lane), store, threads))
+                server = SocketServer(lane_socket(path, lane), store, threads, content)
+                self._servers.append(server)
         except OSError:
             self.close()
             raise

@@ -155,6 +155,11 @@ _LISTS = {
     ("security", "allowed_hosts"),
     ("tracing", "include_paths"),
     ("tracing", "exclude_paths"),
+    *(
+        ("capture", f"{chosen}_{what}")
+        for chosen in ("include", "exclude")
+        for what in ("paths", "providers", "clients")
+    ),
 }
 
 

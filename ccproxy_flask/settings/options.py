@@ -38,6 +38,12 @@ def _no_flag(value: object) -> object:
     return value
 
 
+def _on_or_off(value: object) -> object:
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return value.lower() if isinstance(value, str) else value
+
+
 def _lower(value: object) -> object:
     return value.lower() if isinstance(value, str) else value
 
@@ -258,6 +264,37 @@ class Tracing(_Section):
     """How much may wait in a worker to be written; exchanges over it are dropped, and counted."""
 
 
+class Capture(_Section):
+    """What is kept of what was said: requests and answers, without secrets, to read them later."""
+
+    content: Annotated[Literal["off", "on"], BeforeValidator(_on_or_off)] = "off"
+    """Keep the content of exchanges, on this machine and for its user alone."""
+    directory: Path | None = None
+    """Where it is kept. Default: `content` beside the database."""
+    retention_days: Annotated[float, BeforeValidator(_no_flag), Field(gt=0, le=36_500)] = 7
+    """What is older is deleted, a day at a time."""
+    max_bytes: Annotated[int, Field(ge=16 << 20)] = 2 << 30
+    """Over this size the oldest content is deleted."""
+    max_exchange_bytes: Annotated[int, Field(ge=1 << 20, le=256 << 20)] = 64 << 20
+    """The content of a larger exchange is not kept."""
+    queue_bytes: Annotated[int, Field(ge=1 << 20)] = 64 << 20
+    """How much may wait in a worker, and in the recorder, to be kept; the content of exchanges over
+    it is dropped, and counted."""
+    include_paths: tuple[str, ...] = ()
+    """Patterns of the paths whose content is kept, such as `/v1/messages*`; in the environment with
+    commas between them. Default: all."""
+    exclude_paths: tuple[str, ...] = ()
+    """Patterns of the paths whose content is not kept."""
+    include_providers: tuple[str, ...] = ()
+    """Patterns of the providers whose content is kept. Default: all."""
+    exclude_providers: tuple[str, ...] = ()
+    """Patterns of the providers whose content is not kept."""
+    include_clients: tuple[str, ...] = ()
+    """Patterns of the user agents whose content is kept, such as `claude-cli/*`. Default: all."""
+    exclude_clients: tuple[str, ...] = ()
+    """Patterns of the user agents whose content is not kept."""
+
+
 class Scheduler(_Section):
     """What is done at intervals, in one process however many workers there are."""
 
@@ -309,6 +346,7 @@ class Settings(_Section):
     security: Security = Security()
     logging: Logging = Logging()
     tracing: Tracing = Tracing()
+    capture: Capture = Capture()
     scheduler: Scheduler = Scheduler()
     providers: dict[Annotated[str, AfterValidator(_provider_name)], Provider] = Field(
         default_factory=dict, validate_default=True
@@ -353,6 +391,22 @@ class Settings(_Section):
         return (configured or self.duckdb_path.parent / "traces").expanduser().absolute()
 
     @property
+    def content_directory(self) -> Path:
+        """Where content is kept, absolute."""
+        configured = self.capture.directory
+        return (configured or self.duckdb_path.parent / "content").expanduser().absolute()
+
+    @property
+    def content_socket(self) -> Path:
+        """The unix socket on which the recorder takes content."""
+        return self.recorder_socket.with_name("content.sock")
+
+    @property
+    def capturing(self) -> bool:
+        """True where content is kept; that takes a recorder."""
+        return self.recording and self.capture.content == "on"
+
+    @property
     def scheduling(self) -> bool:
         """True where something is to be done at intervals."""
         return self.scheduler.pushgateway_enabled or self.scheduler.stats_printing_enabled
@@ -391,6 +445,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "security": Security,
     "logging": Logging,
     "tracing": Tracing,
+    "capture": Capture,
     "scheduler": Scheduler,
     "providers": Provider,
 }

@@ -218,6 +218,13 @@ class Store(Protocol):
         """Delete all rows and return how many there were."""
 
 
+class ContentSource(Protocol):
+    """Answers questions about what was said."""
+
+    def content(self, path: str, **asked: Any) -> bytes:
+        """Return the answer to the question *path*. Raises ContentNotKept, StoreUnavailable."""
+
+
 @dataclass(frozen=True, slots=True)
 class CommittedOffset:
     """How far a segment of the journal is stored.

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from ccproxy_flask.errors import StoreUnavailable
+from ccproxy_flask.errors import CcproxyError, ContentNotKept, StoreUnavailable
 
 from .base import (
     Cursor,
@@ -134,6 +134,13 @@ class RemoteStore:
         text, _ = self._ask("/status", {}, min(self._timeout, _STATUS_SECONDS))
         return StoreStatus.from_wire(text)
 
+    def content(self, path: str, **asked: Any) -> bytes:
+        """Answer the question *path* about what was said (:mod:`ccproxy_flask.content.questions`).
+
+        Raises ContentNotKept.
+        """
+        return self._ask(f"/content{path}", asked)[0]
+
     def reset(self) -> int:
         """Delete all rows and return how many there were."""
         text, _ = self._ask("/reset", {})
@@ -181,8 +188,10 @@ def _answered(
     return answer
 
 
-def _refusal(answer: http.client.HTTPResponse) -> StoreUnavailable | QueryRefused:
+def _refusal(answer: http.client.HTTPResponse) -> CcproxyError:
     text = answer.read(_LONGEST_REASON)
+    if answer.status == http.client.NOT_FOUND:
+        return ContentNotKept(orjson.loads(text)["request_id"])
     if answer.status == http.client.UNPROCESSABLE_ENTITY:
         return QueryRefused(**orjson.loads(text))
     if answer.status != http.client.SERVICE_UNAVAILABLE:

@@ -1,0 +1,82 @@
+"""What can be asked of content, answered in the storage plane: parsing takes its time."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from ccproxy_flask.errors import ContentNotKept
+
+from . import view
+
+if TYPE_CHECKING:
+    from .day_file import Exchange
+    from .store import ContentStore
+
+RAW = ("request", "response", "events")
+"""What of an exchange can be had besides the whole, parsed."""
+
+
+class ContentQuestions:
+    """Answers by the text of a JSON object, but for raw bodies. Raises ContentNotKept, and
+    sqlite3.Error where a file cannot be read."""
+
+    def __init__(self, store: ContentStore) -> None:
+        self._store = store
+
+    def content(self, request_id: str, raw: str | None = None) -> bytes:
+        """Return an exchange parsed, or one of :data:`RAW` of it."""
+        exchange = self._exchange(request_id)
+        if raw == "events":
+            return orjson.dumps(view.events(exchange))
+        if raw is not None:
+            return view.said(exchange, "request" if raw == "request" else "response")
+        return orjson.dumps(view.content(exchange) | {"verified": view.verified(exchange)})
+
+    def diff(self, request_id: str, other: str = "previous") -> bytes:
+        """Return how a request differs from *other*: an id, or ``previous`` in its session."""
+        exchange = self._exchange(request_id)
+        before = self._previous(exchange) if other == "previous" else self._exchange(other)
+        return orjson.dumps(view.compared(before, exchange))
+
+    def search(self, question: str, limit: int) -> bytes:
+        """Return where all words of *question* were said, newest first: ``{"results": [...]}``."""
+        found = [
+            {
+                "request_id": request_id,
+                "at": at,
+                "part": part,
+                "text": self._excerpt(request_id, part, question),
+            }
+            for request_id, at, part in self._store.search(question, limit)
+        ]
+        return orjson.dumps({"results": found, "count": len(found), "limit": limit})
+
+    def _exchange(self, request_id: str) -> Exchange:
+        found = self._store.exchange(request_id)
+        if found is None:
+            raise ContentNotKept(request_id)
+        return found
+
+    def _previous(self, exchange: Exchange) -> Exchange:
+        """Return the last exchange before *exchange* of the same agent of its session."""
+        ids = self._store.session(exchange.session_id) if exchange.session_id else []
+        for request_id in reversed([each for each in ids if each < exchange.request_id]):
+            before = self._store.exchange(request_id)
+            if before is not None and _place(before) == _place(exchange):
+                return before
+        raise ContentNotKept("previous")
+
+    def _excerpt(self, request_id: str, part: str, question: str) -> str:
+        """Return the words around the first one of *question*."""
+        exchange = self._store.exchange(request_id)
+        if exchange is None:
+            return ""
+        return view.excerpt(exchange, part, question)
+
+
+def _place(exchange: Exchange) -> tuple[Any, ...]:
+    facts = exchange.facts
+    path = str(facts.get("target", "")).partition("?")[0]
+    return path, facts.get("api"), facts["end"].get("agent_id")

@@ -1,0 +1,175 @@
+"""Content on its way: from a client through worker and recorder into files, and back."""
+
+import gzip
+import json
+import os
+import signal
+
+import pytest
+from conftest import Server
+from scripted import wait_until
+
+KEY = "0f1e2d3c4b5a69788796a5b4c3d2e1f0"
+HEADERS = {
+    "content-type": "application/json",
+    "x-api-key": KEY,
+    "x-claude-code-session-id": "session-of-content",
+}
+
+
+def turn(*texts, **more):
+    """Return the body of a turn of a conversation."""
+    messages = [{"role": "user", "content": text} for text in texts]
+    return json.dumps({"model": "claude-test", "messages": messages, **more}).encode()
+
+
+def streamed(*texts):
+    """Return a script that streams *texts* as an answer, one event each."""
+
+    def script(talk):
+        talk.start_stream()
+        for event in (
+            {"type": "message_start", "message": {"id": "msg_1", "model": "claude-test"}},
+            {"type": "content_block_start", "index": 0, "content_block": {"type": "text"}},
+            *(
+                {"type": "content_block_delta", "index": 0, "delta": {"text": text}}
+                for text in texts
+            ),
+        ):
+            talk.chunk(f"event: {event['type']}\ndata: {json.dumps(event)}\n\n".encode())
+        talk.end_stream()
+
+    return script
+
+
+def say(server, body, **headers):
+    """Send a request, and return its id and the answer's body."""
+    _, named, answer = server.request("POST", "/v1/messages", body, HEADERS | headers)
+    return named["x-ccproxy-request-id"], answer
+
+
+def content(server, request_id, path="content", **query):
+    """Wait for what was said, and return it."""
+    asked = "&".join(f"{name}={value}" for name, value in query.items())
+
+    def found():
+        status, _, body = server.request("GET", f"/logs/entries/{request_id}/{path}?{asked}")
+        return body if status == 200 else None
+
+    return wait_until(found, 10)
+
+
+def test_what_was_said_can_be_read(server, upstream):
+    """Request and answer are shown parsed, byte for byte, and event by event with times."""
+    upstream.script = streamed("The time ", "has come")
+    body = turn("the walrus said", system="be brief")
+    request_id, answer = say(server, body)
+    found = json.loads(content(server, request_id))
+    assert found["system"] == [{"type": "text", "text": "be brief"}]
+    assert found["messages"][0]["blocks"] == [{"type": "text", "text": "the walrus said"}]
+    assert found["answer"]["blocks"] == [{"type": "text", "text": "The time has come"}]
+    assert found["verified"] == {"request": "ok", "response": "ok"}
+    assert content(server, request_id, raw="request") == body
+    assert content(server, request_id, raw="response") == answer
+    events = json.loads(content(server, request_id, raw="events"))
+    assert events["events"][0]["data"]["type"] == "message_start"
+    micros = [event["micros"] for event in events["events"]]
+    assert micros == sorted(micros)
+    [row] = server.records(1, session_id="session-of-content")
+    assert row["content"] == "kept"
+
+
+def test_the_next_turn_is_compared_with_the_one_before(server, upstream):
+    """What changed is named by its place; the words of a session are found."""
+    upstream.script = streamed("yes")
+    first, _ = say(server, turn("of cabbages", "and kings"))
+    second, _ = say(server, turn("of cabbages", "and queens", "and why"))
+    content(server, second)
+    found = json.loads(content(server, second, "diff"))
+    assert (found["before"], found["after"]) == (first, second)
+    assert (found["first"]["section"], found["first"]["index"]) == ("messages", 1)
+    against = json.loads(content(server, second, "diff", **{"with": second}))
+    assert against["same_prefix"] is True
+    hits = server.get_json("/logs/search", q="cabbages queens")["results"]
+    assert hits == []  # each message is a text of its own
+    hits = server.get_json("/logs/search", q="queen")["results"]
+    assert [(hit["request_id"], hit["text"]) for hit in hits] == [(second, "and queens")]
+
+
+def test_compressed_bodies_are_read_and_kept_as_they_were(server, upstream):
+    """A compressed answer is shown decoded; its bytes are verified."""
+    said = json.dumps({"content": [{"type": "text", "text": "squeezed"}], "model": "m"}).encode()
+    headers = (("content-type", "application/json"), ("content-encoding", "gzip"))
+    upstream.script = lambda talk: talk.answer(gzip.compress(said, 5), headers=headers)
+    body = gzip.compress(turn("packed"), 6, mtime=0)
+    request_id, _ = say(server, body, **{"content-encoding": "gzip"})
+    found = json.loads(content(server, request_id))
+    assert found["answer"]["blocks"][0]["text"] == "squeezed"
+    assert found["messages"][0]["blocks"][0]["text"] == "packed"
+    assert found["verified"] == {"request": "ok", "response": "ok"}
+
+
+def test_a_key_is_in_no_file_of_content(server, upstream):
+    """The client's key, echoed by the upstream and said by the client, is taken out."""
+    upstream.script = lambda talk: talk.answer(
+        json.dumps({"type": "error", "error": {"message": f"no such key {KEY}"}}).encode(),
+        status="401 Unauthorized",
+    )
+    request_id, _ = say(server, turn(f"my key is {KEY}"))
+    found = content(server, request_id)
+    assert b"my key is [secret:credential]" in found
+    assert KEY.encode() not in found
+    for path in (server.database.parent / "content").iterdir():
+        assert KEY.encode() not in path.read_bytes()
+
+
+def test_what_is_not_kept_is_said(server):
+    """Content of an unknown request is a 404 that says why; wrong parameters are 422."""
+    unknown = "/logs/entries/01930000-0000-7000-8000-000000000000/content"
+    status, _, body = server.request("GET", unknown)
+    assert (status, b"CAPTURE__CONTENT" in body) == (404, True)
+    assert server.request("GET", unknown + "?raw=all")[0] == 422
+    assert server.request("GET", "/logs/search")[0] == 422
+
+
+def test_reset_deletes_what_was_said(server, upstream):
+    """After a reset there is no content either."""
+    upstream.script = streamed("gone")
+    request_id, _ = say(server, turn("soon"))
+    content(server, request_id)
+    assert server.request("POST", "/logs/reset")[0] == 200
+    assert server.request("GET", f"/logs/entries/{request_id}/content")[0] == 404
+
+
+@pytest.mark.slow
+def test_a_killed_recorder_costs_no_row_and_leaves_no_half(start_server, upstream):
+    """kill -9 of the recorder while content comes: each row once, each content whole or none."""
+    server = start_server(workers=1)
+    upstream.script = streamed("x" * 2000, "y" * 2000)
+    ids = []
+    for number in range(60):
+        ids.append(say(server, turn(f"question {number} " * 50))[0])
+        if number % 20 == 10:
+            for pid in server.recorder_pids():
+                os.kill(pid, signal.SIGKILL)
+    rows = server.records(60, 30)
+    assert {row["request_id"] for row in rows} == set(ids)
+    content(server, say(server, turn("the last"))[0])  # who comes after it is served again
+    for request_id in ids:
+        status, _, body = server.request("GET", f"/logs/entries/{request_id}/content")
+        assert status in (200, 404)
+        if status == 200:
+            assert json.loads(body)["verified"] == {"request": "ok", "response": "ok"}
+
+
+def test_chosen_clients_alone_are_kept(tmp_path, upstream):
+    """With patterns, the content of the others is off, and their rows say so."""
+    chosen = {"CAPTURE__INCLUDE_CLIENTS": "claude-cli/*", "CAPTURE__EXCLUDE_PATHS": "*/secret"}
+    server = Server(tmp_path, upstream.url, 1, **chosen).start()
+    try:
+        upstream.script = lambda talk: talk.answer(b"{}")
+        for path, agent in (("", "claude-cli/2"), ("", "curl/8"), ("/secret", "claude-cli/2")):
+            server.request("POST", f"/v1/messages{path}", turn("x"), {"user-agent": agent})
+        assert [row["content"] for row in server.records(3)] == ["kept", "off", "off"]
+    finally:
+        server.stop()
