@@ -125,3 +125,6 @@ def _pages(settings: Settings, url: str) -> Iterator[tuple[str, str]]:
     if shown.metrics_endpoint_enabled:
         yield "Metrics", f"{url}/metrics"
     yield "Records", str(settings.duckdb_path) if settings.recording else _NOT_KEPT
+    if settings.capturing:
+        days = f"{settings.capture.retention_days:g} days"
+        yield "Content", f"{settings.content_directory} ({days}; off: CAPTURE__CONTENT=off)"
