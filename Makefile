@@ -20,12 +20,12 @@ compile = $(UV) pip compile --quiet --generate-hashes --universal --python-versi
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup run test check bench lock docs
+.PHONY: help setup run test check bench lock docs browser
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s  %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
-setup: $(VENV)/.run $(VENV)/bin/ccproxy-flask ## Make .venv with what the lock file says; does nothing when it is there
+setup: $(VENV)/.run $(VENV)/bin/ccproxy-flask browser ## Make .venv with what the lock file says; does nothing when it is there
 
 run: setup ## Start the proxy with ccproxy.toml and print where it is
 	@exec $(VENV)/bin/gunicorn -k gevent wsgi:app
@@ -34,7 +34,7 @@ run: setup ## Start the proxy with ccproxy.toml and print where it is
 # All tests of a file run in one process, where they share its servers.
 PARALLEL := -n 3 --dist loadfile
 
-test: $(VENV)/.run $(VENV)/.test ## Run the tests (TESTS='-k journal' for some of them, one by one)
+test: $(VENV)/.run $(VENV)/.test browser ## Run the tests (TESTS='-k journal' for some of them, one by one)
 	@$(PYTHON) -m pytest $(or $(TESTS),$(PARALLEL))
 
 check: $(VENV)/.run $(VENV)/.test $(VENV)/.check ## Check format, lint rules, types and imports
@@ -42,6 +42,10 @@ check: $(VENV)/.run $(VENV)/.test $(VENV)/.check ## Check format, lint rules, ty
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
+
+# Charts and a font for the dashboard, with npm; without it, the dashboard does without.
+browser: | $(PYTHON)
+	@$(PYTHON) browser_packages.py
 
 bench: $(VENV)/.run ## Measure the proxy against its upstream and nginx (needs Debian's nginx and wrk)
 	$(PYTHON) -m benchmarks.run

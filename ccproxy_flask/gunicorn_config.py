@@ -205,6 +205,9 @@ def post_worker_init(worker: Any) -> None:
     _settle(worker.cfg)
     limit = worker.cfg.worker_connections
     serving.connections.room = limit - max(1, limit // _ROOM_PART)
+    # A page that is rendered for the first time keeps nobody waiting.
+    for name in worker.wsgi.jinja_env.list_templates():
+        worker.wsgi.jinja_env.get_template(name)
     worker.handle = serving.connections.watched(worker.handle)
     hub: Any = gevent.get_hub()
     hub.handle_error = serving.AcceptErrors(hub.handle_error)

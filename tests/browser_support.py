@@ -63,7 +63,7 @@ class Visit:
 
     def row(self, request_id: str) -> Any:
         """The row of one request."""
-        return self.page.locator(f'tr[data-request="{request_id}"]')
+        return self.page.locator(f'tr[data-id="{request_id}"]')
 
     def cell(self, request_id: str, name: str) -> Any:
         """One value of a row."""

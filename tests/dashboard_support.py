@@ -10,25 +10,16 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, TypeVar
 
-import orjson
 from flask import Flask
 from werkzeug.serving import make_server
 
-from ccproxy_flask import dashboard, request_context
+from ccproxy_flask import dashboard, logs, request_context
 from ccproxy_flask.errors import StoreUnavailable
 from ccproxy_flask.journal import Feed, JournalWriter, Subscription
-from ccproxy_flask.journal.events import Event, as_row
+from ccproxy_flask.journal.events import Event
 from ccproxy_flask.record import RequestRecord, new_request_id, to_json
 from ccproxy_flask.settings import Settings, load_settings
-from ccproxy_flask.store.base import (
-    Cursor,
-    EntriesPage,
-    LogFilter,
-    Page,
-    QueryPage,
-    StoreStatus,
-    Totals,
-)
+from ccproxy_flask.store.duckdb import DuckDBStore
 
 T = TypeVar("T")
 
@@ -42,69 +33,25 @@ def wait_for(condition: Callable[[], T], seconds: float = 10) -> T:
     return found
 
 
-class ListStore:
-    """A store whose rows are a list; *away* is why it does not answer.
+class SwitchedStore:
+    """The real store, which a test can fill, and take *away* for a reason."""
 
-    Records in *arriving* are stored just after somebody has asked for rows.
-    """
-
-    def __init__(self) -> None:
-        self.records: list[RequestRecord] = []
-        self.arriving: list[RequestRecord] = []
+    def __init__(self, path: Path) -> None:
+        self._store = DuckDBStore(path)
         self.away: str | None = None
 
     def keep(self, *records: RequestRecord) -> None:
         """Store *records*."""
-        self.records.extend(records)
+        self._store.append([to_json(record) for record in records], [], {})
 
-    def _found(self) -> list[RequestRecord]:
+    def close(self) -> None:
+        """Let go of the database."""
+        self._store.close()
+
+    def __getattr__(self, name: str) -> Any:
         if self.away is not None:
             raise StoreUnavailable(self.away)
-        return sorted(self.records, key=lambda record: record.timestamp, reverse=True)
-
-    def entries(self, _where: LogFilter, page: Page) -> EntriesPage:
-        """Return the newest rows."""
-        found = self._found()
-        return EntriesPage(_as_text(found[: page.limit]), len(found))
-
-    def query(self, _where: LogFilter, limit: int, _cursor: Cursor | None = None) -> QueryPage:
-        """Return the newest rows."""
-        found = self._found()[:limit]
-        self.keep(*self.arriving)
-        self.arriving.clear()
-        return QueryPage(_as_text(found), len(found), None)
-
-    def totals(self, where: LogFilter) -> Totals:
-        """Return the figures since the start of *where*."""
-        since = where.start_time
-        rows = [row for row in self._found() if since is None or row.timestamp >= since]
-        took = [row.duration_ms for row in rows if row.duration_ms is not None]
-        costs = [row.cost_usd for row in rows if row.cost_usd is not None]
-        return Totals(
-            total_requests=len(rows),
-            total_successful_requests=sum(row.succeeded for row in rows),
-            total_error_requests=sum(not row.succeeded for row in rows),
-            avg_duration_ms=sum(took) / len(took) if took else None,
-            total_cost_usd=float(sum(costs)) if costs else None,
-            total_tokens_input=sum(row.tokens_input or 0 for row in rows),
-            total_tokens_output=sum(row.tokens_output or 0 for row in rows),
-            total_cache_read_tokens=sum(row.cache_read_tokens or 0 for row in rows),
-            total_cache_write_tokens=sum(row.cache_write_tokens or 0 for row in rows),
-        )
-
-    def status(self) -> StoreStatus:
-        """Return its state."""
-        return StoreStatus("list", "", len(self._found()), None)
-
-    def reset(self) -> int:
-        """Forget all rows."""
-        count = len(self.records)
-        self.records.clear()
-        return count
-
-
-def _as_text(records: list[RequestRecord]) -> bytes:
-    return orjson.dumps([as_row(orjson.loads(to_json(record.as_dict()))) for record in records])
+        return getattr(self._store, name)
 
 
 class WatchedFeed(Feed):
@@ -132,7 +79,7 @@ class Site:
     def __init__(self, home: Path, *, ping_seconds: float | None = None, **settings: Any) -> None:
         self.settings = make_settings(home, **settings)
         self._ping_seconds = ping_seconds
-        self.store = ListStore()
+        self.store = SwitchedStore(self.settings.duckdb_path)
         self.journal = open_journal(self.settings)
         self.port = 0
         self.start()
@@ -156,6 +103,7 @@ class Site:
         """End the server and the journal."""
         self.stop()
         self.journal.close()
+        self.store.close()
 
     def _app(self) -> Flask:
         app = Flask("site", static_folder=None)
@@ -163,9 +111,11 @@ class Site:
         app.extensions["ccproxy.settings"] = self.settings
         app.extensions["ccproxy.feed"] = self.feed if recording else None
         app.extensions["ccproxy.store"] = self.store if recording else None
+        app.extensions["ccproxy.journal"] = self.journal if recording else None
         if self._ping_seconds is not None:
             app.config["SOCK_SERVER_OPTIONS"] = {"ping_interval": self._ping_seconds}
         request_context.init_app(app, request_context.Sinks(node="test"))
+        app.register_blueprint(logs.blueprint)
         app.register_blueprint(dashboard.blueprint)
         return app
 

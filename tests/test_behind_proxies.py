@@ -41,7 +41,7 @@ server {{
     {more}
 }}
 """
-DEAF = "location /dashboard/ws { return 400; } location /logs/stream { return 400; }"
+DEAF = "location /dashboard/ws { return 400; } location /dashboard/events { return 400; }"
 
 
 def blocks(language: str) -> list[str]:
@@ -237,7 +237,7 @@ def test_nginx_block_of_the_docs_shows_live_traffic(nginx, visit, upstream, bloc
     sockets = sign_in(visit, base)
     expect_live_row(visit, nginx, port, prefix)
 
-    assert sockets == [f"wss://{NAME}:{port}{prefix}/dashboard/ws"]
+    assert sockets == [f"wss://{NAME}:{port}{prefix}/dashboard/ws?"]
     cookie = session_cookie(visit)
     assert (cookie["secure"], cookie["httpOnly"], cookie["sameSite"]) == (True, True, "Strict")
     assert cookie["path"] == f"{prefix}/"
@@ -247,7 +247,7 @@ def test_nginx_block_of_the_docs_shows_live_traffic(nginx, visit, upstream, bloc
     assert visit.page.url == f"{base}/dashboard/sign-in"
 
 
-@pytest.mark.parametrize(("block", "way"), [(2, "/logs/stream"), (3, "/dashboard/snapshot")])
+@pytest.mark.parametrize(("block", "way"), [(2, "/dashboard/events?"), (3, "/dashboard/snapshot?")])
 def test_page_is_live_where_websockets_are_not_let_through(nginx, visit, upstream, block, way):
     """Where the port is lost or WebSockets are refused, the page has other ways to be live."""
     upstream.script = lambda talk: talk.answer(b"{}")
@@ -302,7 +302,7 @@ def test_page_is_live_over_our_own_tls(tmp_path, shared_upstream, certificates, 
     finally:
         server.stop()
 
-    assert sockets[0] == f"wss://{NAME}:{server.port}/dashboard/ws"
+    assert sockets[0] == f"wss://{NAME}:{server.port}/dashboard/ws?"
     assert (cookie["secure"], cookie["path"]) == (True, "/")
 
 
@@ -326,6 +326,6 @@ def test_caddy_block_of_the_docs_shows_live_traffic(caddy, visit, upstream, bloc
 
     sockets = sign_in(visit, base)
 
-    assert sockets == [f"wss://{NAME}:{port}{prefix}/dashboard/ws"]
+    assert sockets == [f"wss://{NAME}:{port}{prefix}/dashboard/ws?"]
     assert session_cookie(visit)["path"] == f"{prefix}/"
     assert visit.complaints == []

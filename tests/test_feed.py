@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from decimal import Decimal
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from recording_support import forked, make_record, open_writer
 from scripted import wait_until
 
-from ccproxy_flask.dashboard.feed import SharedSnapshot
+from ccproxy_flask.dashboard.feed import SharedSnapshots
 from ccproxy_flask.journal import Feed, Subscription, TooManyWatchers, events
 from ccproxy_flask.journal.segments import list_segments
 from ccproxy_flask.record import COLUMNS
@@ -343,11 +344,16 @@ def test_so_many_watch_and_no_more(feed, monkeypatch):
         subscription.close()
 
 
-def test_many_viewers_share_a_snapshot(feed):
+def test_many_viewers_share_a_snapshot():
     """One viewer gets the figures as they are; where many watch, they get the same text."""
-    alone, crowd = SharedSnapshot(), SharedSnapshot()
-    assert alone.text(feed, None) is not alone.text(feed, None)
-    watching = [feed.subscribe() for _ in range(events.MOST_WATCHERS)]
-    assert len({id(crowd.text(feed, None)) for _ in range(50)}) == 1
-    for subscription in watching:
-        subscription.close()
+    made = itertools.count()
+    shared = SharedSnapshots()
+
+    def text(address: str, watchers: int) -> str:
+        return shared.text(address, watchers, lambda: f"{address}{next(made)}")
+
+    assert [text("a=1", 0) for _ in range(3)] == ["a=10", "a=11", "a=12"]
+    assert [text("b=2", events.MOST_WATCHERS) for _ in range(50)] == ["b=23"] * 50
+    for number in range(100):
+        text(f"c={number}", events.MOST_WATCHERS)
+    assert text("b=2", events.MOST_WATCHERS) == "b=2104", "what was asked long ago is forgotten"

@@ -57,7 +57,7 @@ def _is_time(field: FieldInfo) -> bool:
 
 
 def _option(name: str, field: FieldInfo) -> Callable[[Command], Command]:
-    is_flag = any("--no-" in each for each in options_of(name))
+    is_flag = any("/" in each for each in options_of(name))
     text = f"{'From' if name == 'start_time' else 'Up to'} then: {_TIMES}"
     return click.option(
         *options_of(name),

@@ -1,12 +1,13 @@
-"""The WebSocket of the page: a snapshot, then what happens, until one side goes.
+"""The live feed of a page: a snapshot, then what happens, until one side goes.
+
+Over a WebSocket, as Server-Sent Events, or the snapshot alone for those who ask again and again.
 
 Messages are JSON texts, all ``{"type", "data", "timestamp"}``:
 
-* ``snapshot`` — ``{"totals", "since", "entries", "in_flight", "store"}``: the figures since *since*
-  (24 hours ago), the newest rows, those in flight, and whether the store is there. Without the
-  store ``totals`` and ``entries`` are null and ``store.reason`` says why. Sent at first and after
-  an overflow, each time again shortly after (what ended just before is stored by then); else every
-  30 s.
+* ``snapshot`` — ``{"entries", "in_flight", "store"}``: the newest rows that the page's address asks
+  for, those in flight, and whether the store is there. Without the store ``entries`` is null and
+  ``store.reason`` says why. Sent at first and after an overflow, each time again shortly after
+  (what ended just before is stored by then); else every 30 s.
 * ``request_start``, ``request_complete``, ``request_error`` — one row.
 * ``batch`` — a list of such events, when they come faster than is worth a message each.
 * ``overflow`` — ``{"missed"}``: this viewer was too slow; a snapshot follows.
@@ -18,31 +19,36 @@ from __future__ import annotations
 import socket
 import threading
 import time
+from collections import OrderedDict
 from contextlib import closing
-from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
 
-from flask import current_app
+from flask import current_app, request
 from simple_websocket import ConnectionClosed
 
 from ccproxy_flask.errors import StoreUnavailable
+from ccproxy_flask.filters import matching
 from ccproxy_flask.journal import TooManyWatchers
-from ccproxy_flask.store.base import LogFilter
 
 from . import format as texts
+from . import page_query
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from simple_websocket import Server
+    from werkzeug.datastructures import MultiDict
 
     from ccproxy_flask.journal.events import Feed, Subscription
     from ccproxy_flask.store.base import Store
 
-ENTRIES = 100
-SPAN = timedelta(hours=24)
+ENTRIES = 50
 SNAPSHOT_SECONDS = 30.0
 SECOND_SNAPSHOT_SECONDS = 2.0
 SNAPSHOT_AGE = 2.0
 AGE_PER_VIEWER = 0.02
+_MOST_ADDRESSES = 32
 HEARTBEAT_SECONDS = 10.0
 SEND_SECONDS = 20.0
 SOCKET_OPTIONS = {"ping_interval": 15, "max_message_size": 4096}
@@ -51,7 +57,6 @@ SOCKET_OPTIONS = {"ping_interval": 15, "max_message_size": 4096}
 PACE_SECONDS = 0.05
 _FEW = 4
 _MANY = 500
-_TRIES = 3
 
 GOING_AWAY = 1001
 TRY_AGAIN_LATER = 1013
@@ -69,7 +74,10 @@ def follow(ws: Server) -> None:
             ws.close(COLLECTION_OFF, COLLECTION_OFF_REASON)
         else:
             with closing(feed.subscribe()) as subscription:
-                _Viewer(ws, feed, subscription, current_app.extensions.get("ccproxy.store")).serve()
+                for text in _viewer(feed, subscription).messages():
+                    _drop_input(ws)
+                    if text is not None:
+                        ws.send(text)
             ws.close(GOING_AWAY, "The server is going away")
     except TooManyWatchers as error:
         ws.close(TRY_AGAIN_LATER, str(error))
@@ -79,92 +87,113 @@ def follow(ws: Server) -> None:
         line.end(ws.thread)
 
 
+def _drop_input(ws: Server) -> None:
+    """Forget what the page sent (nothing is expected); raise ConnectionClosed if it left."""
+    while ws.receive(timeout=0) is not None:
+        pass
+
+
+def events() -> Iterator[str]:
+    """Give the same messages as Server-Sent Events. Raises StoreUnavailable with nothing kept."""
+    feed = _feed()
+    subscription = feed.subscribe()
+    viewer = _viewer(feed, subscription)
+
+    def frames() -> Iterator[str]:
+        with closing(subscription):
+            for text in viewer.messages():
+                if text is not None:
+                    yield f"data: {text}\n\n"
+
+    return frames()
+
+
 def snapshot() -> str:
-    """Return a message ``snapshot`` for a page that cannot keep a line open."""
+    """Return a message ``snapshot`` for a page that cannot keep a line open.
+
+    Raises StoreUnavailable with nothing kept.
+    """
+    feed = _feed()
+    # Who is in flight is known to a feed that somebody watches.
+    with closing(feed.subscribe(limit=1)) as subscription:
+        return _viewer(feed, subscription).snapshot()
+
+
+def _feed() -> Feed:
     feed: Feed | None = current_app.extensions.get("ccproxy.feed")
-    store: Store | None = current_app.extensions.get("ccproxy.store")
     if feed is None:
         raise StoreUnavailable(COLLECTION_OFF_REASON)
-    # Who is in flight is known to a feed that somebody watches.
-    with closing(feed.subscribe(limit=1)):
-        return _shared_snapshot().text(feed, store)
+    return feed
 
 
-class SharedSnapshot:
-    """The last message ``snapshot``, for all viewers of this process. The more they are, the older
-    it may be: so many of them ask no more of the store than a few."""
+def _viewer(feed: Feed, subscription: Subscription) -> Viewer:
+    """Return a viewer of what the address in hand asks for."""
+    extensions = current_app.extensions
+    shared = extensions.setdefault("ccproxy.dashboard.snapshots", SharedSnapshots())
+    return Viewer(feed, subscription, extensions.get("ccproxy.store"), shared, request.args)
+
+
+class SharedSnapshots:
+    """The last message ``snapshot`` of each address, for all its viewers in this process.
+
+    The more viewers there are, the older it may be: so many of them ask no more of the store than
+    a few. Bounded: the address that was asked for longest ago goes first.
+    """
 
     def __init__(self) -> None:
         self._making = threading.Lock()
-        self._text = ""
-        self._made_at = float("-inf")
+        self._made: OrderedDict[str, tuple[float, str]] = OrderedDict()
 
-    def text(self, feed: Feed, store: Store | None) -> str:
-        """Return it; made anew where it is too old for so many viewers."""
+    def text(self, address: str, watchers: int, make: Callable[[], str]) -> str:
+        """Return that of *address*; made anew where it is too old for so many *watchers*."""
         asked_at = time.monotonic()
         with self._making:
-            if asked_at - self._made_at > min(SNAPSHOT_AGE, AGE_PER_VIEWER * feed.watchers):
-                self._made_at = time.monotonic()
-                self._text = texts.message("snapshot", snapshot_data(feed, store))
-            return self._text
+            made_at, text = self._made.pop(address, (float("-inf"), ""))
+            if asked_at - made_at > min(SNAPSHOT_AGE, AGE_PER_VIEWER * watchers):
+                made_at, text = time.monotonic(), make()
+            self._made[address] = made_at, text
+            while len(self._made) > _MOST_ADDRESSES:
+                self._made.popitem(last=False)
+        return text
 
 
-def _shared_snapshot() -> SharedSnapshot:
-    shared: SharedSnapshot = current_app.extensions.setdefault(
-        "ccproxy.dashboard.snapshot", SharedSnapshot()
-    )
-    return shared
-
-
-def snapshot_data(feed: Feed, store: Store | None) -> dict[str, Any]:
-    """Return the data of a message ``snapshot``."""
-    since = datetime.now(UTC) - SPAN
-    data: dict[str, Any] = {"since": since, "totals": None, "entries": None}
-    try:
-        data |= _stored(store, since)
-        data["store"] = {"available": True, "reason": None}
-    except StoreUnavailable as error:
-        data["store"] = {"available": False, "reason": str(error)}
-    data["in_flight"] = [texts.row(one) for one in feed.in_flight()]
-    return data
-
-
-def _stored(store: Store | None, since: datetime) -> dict[str, Any]:
-    if store is None:
-        raise StoreUnavailable("no store is configured")
-    totals = store.totals(LogFilter(start_time=since))
-    for _ in range(_TRIES):
-        rows = store.query(LogFilter(), ENTRIES).rows
-        before, totals = totals, store.totals(LogFilter(start_time=since))
-        if totals.total_requests == before.total_requests:
-            break  # else more came in between: the figures are not of these rows
-    return {"totals": totals, "entries": [texts.row(one) for one in rows]}
-
-
-class _Viewer:
-    """One open page."""
+class Viewer:
+    """One open page, whose address has the parameters *args*."""
 
     def __init__(
-        self, ws: Server, feed: Feed, subscription: Subscription, store: Store | None
+        self,
+        feed: Feed,
+        subscription: Subscription,
+        store: Store | None,
+        shared: SharedSnapshots,
+        args: MultiDict[str, str],
     ) -> None:
-        self._ws, self._feed, self._subscription, self._store = ws, feed, subscription, store
-        self._snapshot = _shared_snapshot()
-        self._heartbeat_at = 0.0
+        self._feed, self._subscription, self._store = feed, subscription, store
+        self._shared, self._args = shared, args.copy()
+        self._asked = page_query.read(args).where.asked()
         self._snapshot_at = 0.0
         self._snapshot_again = True
 
-    def serve(self) -> None:
-        """Return when the feed is closed; raise ConnectionClosed or OSError if the viewer goes."""
-        self._send_snapshot()
+    def messages(self) -> Iterator[str | None]:
+        """Give what to send; None after a second without anything. Ends with the feed."""
+        yield self._next_snapshot()
+        said_at = time.monotonic()
         while not self._subscription.closed:
             found = self._collect()
-            self._drop_input()
-            self._send_events(found)
+            for text in self._told(found):
+                said_at = time.monotonic()
+                yield text
+            if found:
+                time.sleep(PACE_SECONDS)
             now = time.monotonic()
             if now >= self._snapshot_at:
-                self._send_snapshot()
-            elif now >= self._heartbeat_at:
-                self._send(texts.message("heartbeat", {}))
+                said_at = now
+                yield self._next_snapshot()
+            elif now >= said_at + HEARTBEAT_SECONDS:
+                said_at = now
+                yield texts.message("heartbeat", {})
+            else:
+                yield None
 
     def _collect(self) -> list[dict[str, Any]]:
         """Return the next events: none after a second of silence."""
@@ -177,34 +206,55 @@ class _Viewer:
             found.append(further)
         return found
 
-    def _drop_input(self) -> None:
-        """Forget what the page sent (nothing is expected); raise ConnectionClosed if it left."""
-        while self._ws.receive(timeout=0) is not None:
-            pass
-
-    def _send_events(self, found: list[dict[str, Any]]) -> None:
-        if not found:
-            return
+    def _told(self, found: list[dict[str, Any]]) -> Iterator[str]:
         if any(one["type"] == "overflow" for one in found):
             # Not at once each time: a viewer that cannot keep up is not helped by more to read.
             self._snapshot_at = min(self._snapshot_at, time.monotonic() + PACE_SECONDS * _FEW)
             self._snapshot_again = True
-        if len(found) > _FEW:
-            self._send(texts.batch(found))
-        else:
-            for one in found:
-                event = texts.event(one)
-                self._send(texts.message(event["type"], event["data"], event["timestamp"]))
-        time.sleep(PACE_SECONDS)
+        wanted = [one for one in found if self._wants(one)]
+        if len(wanted) > _FEW:
+            yield texts.batch(wanted)
+            return
+        for one in wanted:
+            event = texts.event(one)
+            yield texts.message(event["type"], event["data"], event["timestamp"])
 
-    def _send_snapshot(self) -> None:
+    def _wants(self, event: dict[str, Any]) -> bool:
+        """Tell whether the page shows a request; of one that has begun, as far as is known."""
+        if event["type"] == "request_start":
+            return matching.matches_start(self._asked, event["data"]) is True
+        return event["type"] == "overflow" or matching.matches(self._asked, event["data"])
+
+    def _next_snapshot(self) -> str:
         wait = SECOND_SNAPSHOT_SECONDS if self._snapshot_again else SNAPSHOT_SECONDS
         self._snapshot_at, self._snapshot_again = time.monotonic() + wait, False
-        self._send(self._snapshot.text(self._feed, self._store))
+        return self.snapshot()
 
-    def _send(self, text: str) -> None:
-        self._ws.send(text)
-        self._heartbeat_at = time.monotonic() + HEARTBEAT_SECONDS
+    def snapshot(self) -> str:
+        """Return a message ``snapshot``."""
+        address = urlencode(sorted(self._args.items(multi=True)))
+        return self._shared.text(
+            address, self._feed.watchers, lambda: texts.message("snapshot", self._snapshot())
+        )
+
+    def _snapshot(self) -> dict[str, Any]:
+        entries: list[dict[str, Any]] | None = None
+        reason: str | None = "no store is configured"
+        try:
+            if self._store is not None:
+                rows = self._store.query(page_query.read(self._args).where, ENTRIES).rows
+                entries, reason = [texts.row(one) for one in rows], None
+        except StoreUnavailable as error:
+            reason = str(error)
+        return {
+            "entries": entries,
+            "in_flight": [
+                texts.row(row, in_flight=True)
+                for row in self._feed.in_flight()
+                if matching.matches_start(self._asked, row) is True
+            ],
+            "store": {"available": entries is not None, "reason": reason},
+        }
 
 
 class Line:
@@ -234,14 +284,16 @@ class Line:
                 continue
 
     def end(self, thread: threading.Thread) -> None:
-        """Give the peer a moment to confirm the close, then end the reading *thread*."""
+        """Give the peer a moment to confirm the close, then end the reading *thread*.
+
+        Nothing can be written behind the last frame then: some servers would send an answer.
+        """
         thread.join(timeout=0.3)
-        if thread.is_alive():
-            try:
-                self._sock.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                return  # it is closed already
-            thread.join(timeout=1.0)
+        try:
+            self._sock.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            return  # it is closed already
+        thread.join(timeout=1.0)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._sock, name)

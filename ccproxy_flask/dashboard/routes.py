@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flask import Blueprint, Response, current_app, redirect, render_template, request
+from flask import Blueprint, Response, redirect, render_template, request
 from flask_sock import Sock
 from wsproto.utilities import RemoteProtocolError
 
@@ -25,7 +25,8 @@ from ccproxy_flask.access import (
 )
 from ccproxy_flask.errors import StoreUnavailable
 
-from .feed import SOCKET_OPTIONS, follow, snapshot
+from .feed import SOCKET_OPTIONS, events, follow, snapshot
+from .pages import pages
 
 if TYPE_CHECKING:
     from flask.sansio.blueprints import BlueprintSetupState
@@ -35,9 +36,12 @@ if TYPE_CHECKING:
 _PACKAGE = Path(__file__).resolve().parents[1]
 _ASSETS = next(place for place in (_PACKAGE, _PACKAGE.parent) if (place / "templates").is_dir())
 
+# Fetched with npm when this is set up (docs/dashboard.md); not there without npm.
+_CHARTS = _ASSETS / "static" / "vendor" / "uPlot.js"
+
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
-    "base-uri 'none'; form-action 'self'; frame-ancestors 'none'; "
+    "font-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'; "
     "require-trusted-types-for 'script'; trusted-types 'none'"
 )
 _HEADERS = {
@@ -47,6 +51,8 @@ _HEADERS = {
     "Referrer-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
 }
+_ICON = _ASSETS / "static" / "dashboard" / "favicon.svg"
+_ICON_SECONDS = 86_400
 _LONGEST_FORM = 16 << 10
 
 blueprint = Blueprint(
@@ -58,12 +64,16 @@ blueprint = Blueprint(
     static_url_path="/static",
 )
 request_context.trace(blueprint, "dashboard_service")
+blueprint.register_blueprint(pages)
 guard(blueprint, public=("static", "favicon", "sign_in", "sign_in_form"))
 Sock().route("/ws", bp=blueprint)(follow)
 
 
 @blueprint.record_once
 def _set_up(state: BlueprintSetupState) -> None:
+    state.app.extensions["ccproxy.dashboard_charts"] = (
+        _ASSETS / "static/vendor/uPlot.js"
+    ).is_file()
     state.app.config.setdefault("SOCK_SERVER_OPTIONS", SOCKET_OPTIONS)
 
 
@@ -80,28 +90,31 @@ def _bad_handshake(_error: RemoteProtocolError) -> Response:
     return error_response(400, "bad_request", "This is not a WebSocket handshake.")
 
 
-@blueprint.get("", strict_slashes=False)
-def page() -> str:
-    """The dashboard."""
-    collects = current_app.extensions["ccproxy.settings"].recording
-    return render_template(
-        "dashboard/page.html", collects=collects, can_sign_out=auth_token() is not None
-    )
+@blueprint.errorhandler(StoreUnavailable)
+def _away(error: StoreUnavailable) -> Response:
+    return error_response(503, "store_unavailable", str(error))
+
+
+@blueprint.get("/events")
+def server_sent_events() -> Response:
+    """What the WebSocket says, for pages that cannot have one."""
+    answer = Response(events(), mimetype="text/event-stream")
+    answer.headers["x-accel-buffering"] = "no"  # nginx passes each event on at once
+    return answer
 
 
 @blueprint.get("/snapshot")
 def current_snapshot() -> Response:
-    """What a new WebSocket says first, for pages that cannot have one; 503 with nothing kept."""
-    try:
-        return Response(snapshot(), mimetype="application/json")
-    except StoreUnavailable as error:
-        return error_response(503, "store_unavailable", str(error))
+    """What a new WebSocket says first, for pages that can keep no line open."""
+    return Response(snapshot(), mimetype="application/json")
 
 
 @blueprint.get("/favicon.svg")
 def favicon() -> Response:
     """The icon."""
-    return blueprint.send_static_file("dashboard/favicon.svg")
+    answer = Response(_ICON.read_bytes(), mimetype="image/svg+xml")
+    answer.cache_control.max_age = _ICON_SECONDS
+    return answer
 
 
 @blueprint.get("/sign-in")
@@ -150,7 +163,7 @@ def _cookie_options() -> dict[str, Any]:
 def _addresses() -> dict[str, Any]:
     return {
         "link": relative_url,
-        "static": lambda name: relative_url(f"/dashboard/static/dashboard/{name}"),
+        "static": lambda name: relative_url(f"/dashboard/static/{name}"),
     }
 
 

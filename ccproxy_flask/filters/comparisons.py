@@ -118,6 +118,20 @@ class Contains(Filter):
         return self.matches(value, known) or None
 
 
+class Succeeded(Filter):
+    """Whether there is no error, and a status below 400."""
+
+    def sql(self, value: bool) -> tuple[str, list[Any]]:
+        """As in the base class."""
+        return "coalesce(error_type IS NULL AND status_code < 400, false) = ?", [value]
+
+    def matches(self, value: bool, row: Mapping[str, Any]) -> bool:
+        """As in the base class."""
+        status = row.get("status_code")
+        fine = row.get("error_type") is None and isinstance(status, int) and status < 400
+        return fine is value
+
+
 def _stored(value: Any) -> Any:
     """Return *value* as the database has it: times are UTC, without saying so."""
     return value.astimezone(UTC).replace(tzinfo=None) if isinstance(value, datetime) else value

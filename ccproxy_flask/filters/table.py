@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
 
 from ccproxy_flask.errors import ErrorType
 
-from .comparisons import AtLeast, AtMost, Contains, Equals, Filter, OneOf
+from .comparisons import AtLeast, AtMost, Contains, Equals, Filter, OneOf, Succeeded
 from .values import Choice, Duration, Flag, Moment, Names, Status, Text
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ class LogFilter(BaseModel):
     start_time: Annotated[Moment | None, AtLeast(column="timestamp", text="From this time on: RFC 3339, or seconds since 1970", final=True, options=("--since",), examples=(1795226400, "2026-11-21T02:00:00Z", "2026-11-21T03:00:00+01:00"))] = None
     end_time: Annotated[Moment | None, AtMost(column="timestamp", text="Up to this time, which is not before `start_time`", final=True, options=("--until",), examples=("2026-11-22", "20261122T020000Z"))] = None
     model: Annotated[Text | None, Equals(column="model", text="One model, as the answer named it")] = None
+    model_contains: Annotated[Text | None, Contains(column="model model_requested", text="A text anywhere in the model, as answered or asked for")] = None
     service_type: Annotated[Names, OneOf(column="service_type", text="`a,b`: one of these; `!a,!b`: none of these", final=True, examples=("proxy_service,other", "!other"))] = Choice()
     provider: Annotated[Text | None, Equals(column="provider", text="One provider", final=True)] = None
     status_code_min: Annotated[Status | None, AtLeast(column="status_code", text="HTTP statuses from this one on", options=("--status-min",))] = None
@@ -48,6 +49,7 @@ class LogFilter(BaseModel):
     api_key_id: Annotated[Text | None, Equals(column="api_key_id", text="One key, by its hash")] = None
     request_id: Annotated[Text | None, Equals(column="request_id", text="One request", final=True)] = None
     error_type: Annotated[ErrorType | None, Equals(column="error_type", text="One kind of error")] = None
+    succeeded: Annotated[Flag | None, Succeeded(column="error_type status_code", text="Whether the client got the whole of an answer that is no error", options=("--succeeded/--failed",))] = None
     q: Annotated[Text | None, Contains(column=_SEARCHED, text="A text anywhere in path, model, user agent or error", options=("-q", "--text"))] = None
     # fmt: on
 

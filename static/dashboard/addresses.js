@@ -8,8 +8,8 @@ export const LOGS = new URL("../logs/", DASHBOARD);
 /** What a client has to be given as its base URL. */
 export const PROXY = new URL("../", DASHBOARD).href.replace(/\/$/, "");
 
-export function socketAddress() {
-  const url = new URL("ws", DASHBOARD);
+export function socketAddress(parameters) {
+  const url = new URL(`ws?${parameters}`, DASHBOARD);
   url.protocol = url.protocol === "https:" ? "wss:" : "ws:";
   return url;
 }

@@ -1,14 +1,13 @@
 // The live connection: opens it, notices when it is dead, opens it again. Knows nothing of what it
 // says. A WebSocket where there can be one; else Server-Sent Events; else it asks every few seconds.
 
-import { DASHBOARD, LOGS, socketAddress } from "./addresses.js";
+import { DASHBOARD, socketAddress } from "./addresses.js";
 
 const FIRST_WAIT = 500;
 const LONGEST_WAIT = 30_000;
-// The server says something at least every 10 s (events: 15 s).
+// The server says something at least every 10 s.
 const SILENCE = 25_000;
 const OPENING = 8_000;
-const SNAPSHOTS = 30_000;
 const POLLS = 3_000;
 const COLLECTION_OFF = 4503;
 
@@ -23,52 +22,51 @@ export function backoff(attempt, random = Math.random()) {
 
 /** The messages of one WebSocket. Each way has `onmessage(message)`, `onend(code)` and `close()`. */
 class SocketWay {
-  constructor() {
-    this.socket = new WebSocket(socketAddress());
+  name = "";
+
+  constructor(parameters) {
+    this.socket = new WebSocket(socketAddress(parameters));
     this.socket.onmessage = (event) => this.onmessage(JSON.parse(event.data));
     this.socket.onclose = (event) => this.onend(event.code);
   }
 
   close() {
-    this.socket.onclose = this.socket.onmessage = null;
-    this.socket.close();
+    const { socket } = this;
+    socket.onclose = socket.onmessage = null;
+    // To close it while it opens is an error in the eyes of the console.
+    if (socket.readyState === WebSocket.CONNECTING) socket.onopen = () => socket.close();
+    else socket.close();
   }
 }
 
-/** The events of /logs/stream, with a snapshot at first and every half a minute. */
+/** The same messages, as Server-Sent Events. */
 class EventsWay {
-  constructor() {
-    this.source = new EventSource(new URL("stream", LOGS));
-    this.source.onerror = () => this.onend(0);
-    this.source.addEventListener("connection", () => this.snapshot());
-    for (const kind of ["request_start", "request_complete", "request_error"]) {
-      this.source.addEventListener(kind, (event) => this.onmessage(JSON.parse(event.data)));
-    }
-    this.source.addEventListener("overflow", () => this.snapshot());
-    this.timer = setInterval(() => this.snapshot(), SNAPSHOTS);
-  }
+  name = "WebSockets are not let through: by Server-Sent Events";
 
-  async snapshot() {
-    const found = await snapshot();
-    if (found.message) this.onmessage?.(found.message);
+  constructor(parameters) {
+    this.parameters = parameters;
+    this.source = new EventSource(new URL(`events?${parameters}`, DASHBOARD));
+    this.source.onerror = () => this.onend(0);
+    this.source.onmessage = (event) => this.onmessage(JSON.parse(event.data));
   }
 
   close() {
-    clearInterval(this.timer);
-    this.onmessage = null;
-    this.source.onerror = null;
+    this.source.onmessage = this.source.onerror = null;
     this.source.close();
   }
 }
 
 /** A snapshot every few seconds: passes every proxy there is. */
 class PollingWay {
-  constructor() {
+  name = "WebSockets and events are not let through: every three seconds";
+
+  constructor(parameters) {
+    this.parameters = parameters;
     this.timer = setTimeout(() => this.ask(), 0);
   }
 
   async ask() {
-    const found = await snapshot();
+    const found = await snapshot(this.parameters);
     if (this.timer === 0) return;
     if (!found.message) return this.onend(0);
     this.onmessage(found.message);
@@ -83,9 +81,9 @@ class PollingWay {
 
 const WAYS = [SocketWay, EventsWay, PollingWay];
 
-async function snapshot() {
+async function snapshot(parameters) {
   try {
-    const answer = await fetch(new URL("snapshot", DASHBOARD), { cache: "no-store" });
+    const answer = await fetch(new URL(`snapshot?${parameters}`, DASHBOARD), { cache: "no-store" });
     return { status: answer.status, message: answer.ok ? await answer.json() : null };
   } catch {
     return { status: 0, message: null }; // the server is away
@@ -102,10 +100,12 @@ export class Connection {
   #attempt = 0;
   #opened = 0;
   #hadSocket = false;
+  #parameters = "";
 
   /**
    * `onMessage(message)` gets each parsed message; `onState(state, waitMs)` gets "connecting",
-   * "live", "waiting" (reconnects in waitMs), "off" (nothing is recorded) or "signed-out".
+   * "live" (with the way, where it is not a WebSocket), "waiting" (reconnects in waitMs), "off"
+   * (nothing is recorded) or "signed-out".
    */
   constructor({ onMessage, onState }) {
     this.#onMessage = onMessage;
@@ -122,10 +122,12 @@ export class Connection {
     });
   }
 
-  open() {
+  /** Listens for what the page with these `parameters` shows. */
+  open(parameters = this.#parameters) {
+    this.#parameters = parameters;
     this.#drop();
-    this.#onState("connecting", 0);
-    const way = new WAYS[this.#next]();
+    if (this.#attempt !== -1) this.#onState("connecting", 0);
+    const way = new WAYS[this.#next](parameters);
     this.#way = way;
     this.#opened += 1;
     this.#watch(OPENING);
@@ -137,19 +139,22 @@ export class Connection {
     };
   }
 
+  /** Asks for everything anew: another page is shown. */
+  again() {
+    if (this.#way !== null) this.open();
+  }
+
   /** Do not wait any longer, if waiting. */
   retryNow() {
     if (this.#way === null && this.#timer !== 0) this.open();
   }
 
   #received(message) {
-    // Events come with comments that no script hears of: their source notices its own end.
-    if (this.#way instanceof EventsWay) clearTimeout(this.#watchdog);
-    else this.#watch(SILENCE);
+    this.#watch(SILENCE);
     if (this.#attempt !== -1) {
       this.#attempt = -1;
       this.#hadSocket ||= this.#way instanceof SocketWay;
-      this.#onState("live", 0);
+      this.#onState("live", 0, this.#way.name);
     }
     this.#onMessage(message);
   }
@@ -176,7 +181,7 @@ export class Connection {
   /** A refused connection says nothing to a page: ask with a request that does. */
   async #findOut() {
     const opened = this.#opened;
-    const { status } = await snapshot();
+    const { status } = await snapshot(this.#parameters);
     if (opened !== this.#opened) return;
     if (status === 401) {
       this.#drop();

@@ -13,18 +13,23 @@ export class Link {
   #root;
   #text;
   #countdown;
+  #retry;
   #until = 0;
 
-  constructor(root) {
+  constructor(root, retry) {
     this.#root = root;
     this.#text = root.querySelector("[data-link-text]");
     this.#countdown = root.querySelector("[data-link-countdown]");
+    this.#retry = root.querySelector("[data-retry]");
+    this.#retry.addEventListener("click", retry);
   }
 
-  show(state, waitMs) {
+  show(state, waitMs, way = "") {
     // From one failed attempt to the next there is nothing new to say.
     const shown = state === "connecting" && this.#root.dataset.state === "waiting" ? "waiting" : state;
     this.#root.dataset.state = shown;
+    this.#root.title = way;
+    this.#retry.hidden = shown !== "waiting";
     if (this.#text.textContent !== WORDS[shown]) this.#text.textContent = WORDS[shown];
     this.#until = waitMs ? Date.now() + waitMs : 0;
     this.tick();

@@ -1,45 +1,42 @@
-// Puts the parts together: what the socket says goes to the table and the figures, and everything
-// is painted at most once a frame.
+// Puts the parts together: the page as the server rendered it, and what keeps it up to date.
 
-import { Activity } from "./activity.js";
-import { PROXY } from "./addresses.js";
+import { DASHBOARD, PROXY } from "./addresses.js";
+import { drawCharts, saveChart, whenZoomed } from "./charts.js";
 import { Connection } from "./connection.js";
-import { pauseButton, themeSwitch } from "./controls.js";
-import { FeedTable } from "./feed.js";
-import { utc } from "./format.js";
+import { FilterField } from "./filter.js";
+import { keyboard } from "./keys.js";
 import { Link } from "./link.js";
-import { endOf, failed, Totals } from "./totals.js";
+import { absolute, go, onChange, read, refresh, start } from "./navigate.js";
+import { changed, common, page, remember, requestAddress } from "./state.js";
+import { reset, showStatus } from "./status.js";
+import { LiveTable } from "./table.js";
+import { localize } from "./times.js";
 
-const one = (selector) => document.querySelector(selector);
+const REFRESH = 3_000;
+const IDLE_REFRESH = 30_000;
+const STATUS = 5_000;
 
-const table = new FeedTable(one("[data-rows]"), one("#row"));
-const totals = new Totals(one("[data-totals]"));
-const activity = new Activity(one('[data-tile="requests"]'), one('[data-sub="requests"]'));
-const link = new Link(one("[data-link]"));
-const counted = new Set();
+const one = (selector, root = document) => root.querySelector(selector);
+const collects = document.body.dataset.collects === "true";
+const panel = one("[data-panel]");
+
+let table = null;
+let paused = false;
+let refreshAt = 0;
+let lastRefresh = Date.now();
+let asked = null;
 let skew = 0;
-let fromStore = false;
-let painting = false;
 
-const showUnseen = pauseButton(one("[data-pause]"), (paused) => {
-  table.paused = paused;
-  paint();
-});
-themeSwitch(one("[data-theme-switch]"));
-for (const place of document.querySelectorAll("[data-origin]")) place.textContent = PROXY;
+// -- what the live connection says --
 
 const heard = {
-  snapshot: ({ totals: figures, since, entries, in_flight: inFlight, store }) => {
-    const rows = entries ?? [];
-    totals.reset(figures, rows);
-    for (const row of rows) countEnd(row, endOf(row) + skew);
-    table.reset(entries, inFlight);
-    showStore(store);
-    showSpan(figures, since);
+  snapshot: ({ entries, in_flight: inFlight, store }) => {
+    table?.snapshot(entries, inFlight);
+    if (store.available !== !one("[data-away]")) soon(0);
   },
-  request_start: (row) => table.started(row),
-  request_complete: (row) => ended(row),
-  request_error: (row) => ended(row),
+  request_start: (view) => table?.started(view),
+  request_complete: ended,
+  request_error: ended,
   batch: (events) => events.forEach(take),
 };
 
@@ -48,78 +45,341 @@ function take({ type, data }) {
 }
 
 function received(message) {
-  if (message.type === "heartbeat") return;
   if (message.type === "snapshot") {
     skew = Date.now() - Date.parse(message.timestamp);
-    table.skew = skew;
+    if (table) table.skew = skew;
   }
   take(message);
-  paint();
 }
 
-function ended(row) {
-  table.ended(row);
-  totals.ended(row);
-  countEnd(row, Date.now());
+function ended(view) {
+  table?.ended(view);
+  soon(REFRESH);
 }
 
-function countEnd(row, at) {
-  if (counted.has(row.request_id)) return;
-  counted.add(row.request_id);
-  if (counted.size > 5_000) counted.delete(counted.values().next().value);
-  activity.count(at, failed(row));
+const connection = new Connection({
+  onMessage: received,
+  onState: (state, waitMs, way) => {
+    link.show(state, waitMs, way);
+    if (state === "signed-out") location.reload();
+    if (state === "live") soon(REFRESH);
+  },
+});
+const link = new Link(one("[data-link]"), () => connection.retryNow());
+
+// -- what the server counts: asked for again a little after something happened --
+
+function soon(wait) {
+  const at = Math.max(Date.now() + wait, lastRefresh + REFRESH);
+  if (refreshAt === 0 || at < refreshAt) refreshAt = at;
 }
 
-function showStore(store) {
-  const notice = one("[data-notice]");
-  notice.hidden = store.available;
-  if (!store.available) {
-    one("[data-notice-title]").textContent = "The store is away.";
-    one("[data-notice-text]").textContent =
-      `${store.reason}. Live requests are still shown, and none is lost: they are stored when it is back.`;
+async function refreshIfDue() {
+  if (document.hidden || !one("[data-live-part], [data-away], [data-article]")) return;
+  const idle = Date.now() - lastRefresh > IDLE_REFRESH && one("[data-live='true']");
+  if (!idle && (refreshAt === 0 || Date.now() < refreshAt)) return;
+  if (page() === "request" && !one("[data-article] .empty")) return;
+  refreshAt = 0;
+  lastRefresh = Date.now();
+  const took = page() === "request" ? await go(location.href, { push: false }) : await refresh();
+  // Where figures take long to count, they are asked for less often.
+  lastRefresh = Date.now() + Math.min(60_000, 20 * (took ?? 0));
+}
+
+// -- the page --
+
+function mount(kind) {
+  localize(one("#main"));
+  drawCharts();
+  if (kind === "refreshed") {
+    show();
+    return;
+  }
+  for (const place of document.querySelectorAll("[data-origin]")) place.textContent = PROXY;
+  const form = one("[data-filter]");
+  if (form) new FilterField(form);
+  const feed = one("[data-feed]");
+  table = feed ? new LiveTable(feed, show) : null;
+  if (table) table.skew = skew;
+  paused = false;
+  hold();
+  showStatus();
+  closePanel();
+  // Pages without a table need no more of the connection than that it is there.
+  const parameters = table ? String(common()) : asked ?? "";
+  if (collects && asked !== parameters) connection.open(parameters);
+  else if (collects && table) connection.again();
+  asked = parameters;
+  show();
+}
+
+let painting = false;
+function show() {
+  if (painting) return;
+  painting = true;
+  requestAnimationFrame(() => {
+    painting = false;
+    if (!table) return;
+    const active = one("[data-active]");
+    if (active) setText(active, `${table.inFlight} in flight now`);
+    const fresh = one("[data-new]");
+    if (fresh) {
+      fresh.hidden = table.unseen === 0;
+      setText(fresh, `${table.unseen} new`);
+    }
+    const button = one("[data-pause-text]");
+    if (button) setText(button, paused ? "Resume" : "Pause");
+    const empty = one("[data-empty]");
+    if (empty && collects) empty.hidden = table.size > 0;
+    table.tick();
+  });
+}
+
+function setText(element, text) {
+  if (element.textContent !== text) element.textContent = text;
+}
+
+/** New rows wait while the list is paused, scrolled away, or being read. */
+function hold() {
+  if (!table) return;
+  const held = paused || scrollY > 400 || !panel.hidden;
+  if (table.held !== held) table.held = held;
+  one("[data-pause]")?.setAttribute("aria-pressed", String(paused));
+  show();
+}
+
+function togglePause() {
+  if (!one("[data-pause]")) return false;
+  paused = !paused;
+  hold();
+  return true;
+}
+
+function showNew() {
+  paused = false;
+  scrollTo(0, 0);
+  closePanel();
+  table.showWaiting();
+  hold();
+}
+
+// -- one request beside the list --
+
+async function openPanel(url) {
+  const found = await read(url);
+  const article = found?.page.querySelector("[data-article]");
+  if (!article) return location.assign(url);
+  absolute(article);
+  const bar = document.createElement("div");
+  bar.className = "panel-bar";
+  const whole = document.createElement("a");
+  Object.assign(whole, { href: url, textContent: "Open as a page" });
+  whole.dataset.nav = "";
+  const close = document.createElement("button");
+  Object.assign(close, { type: "button", className: "quiet", textContent: "Close" });
+  close.dataset.close = "";
+  bar.append(whole, close);
+  const first = panel.hidden;
+  panel.replaceChildren(bar, document.adoptNode(article));
+  panel.hidden = false;
+  panel.scrollTop = 0;
+  localize(panel);
+  mark(article.querySelector("[data-article]")?.dataset.id ?? url.split("/").at(-1).split("?")[0]);
+  if (first) close.focus({ preventScroll: true });
+  hold();
+}
+
+function closePanel() {
+  if (panel.hidden) return false;
+  panel.hidden = true;
+  panel.replaceChildren();
+  one(".row.chosen a.open")?.focus({ preventScroll: true });
+  hold();
+  return true;
+}
+
+function mark(id) {
+  for (const row of document.querySelectorAll(".row.chosen")) row.classList.remove("chosen");
+  const row = id && one(`.row[data-id="${CSS.escape(id)}"]`);
+  row?.classList.add("chosen");
+  return row;
+}
+
+function move(step) {
+  const rows = [...document.querySelectorAll("[data-rows] .row")];
+  if (rows.length === 0) return false;
+  const at = rows.findIndex((row) => row.classList.contains("chosen"));
+  const row = rows[Math.min(rows.length - 1, Math.max(0, at < 0 ? 0 : at + step))];
+  mark(row.dataset.id);
+  row.scrollIntoView({ block: "nearest" });
+  row.querySelector("a.open")?.focus({ preventScroll: true });
+  if (!panel.hidden) openPanel(requestAddress(row.dataset.id));
+  return true;
+}
+
+function openChosen(event) {
+  if (event.target.closest?.("a, button, summary")) return false;
+  const row = one(".row.chosen");
+  if (!row) return false;
+  openPanel(requestAddress(row.dataset.id));
+  return true;
+}
+
+// -- clicks --
+
+const clicks = {
+  "[data-open]": (element, event) => {
+    if (event.ctrlKey || event.metaKey || event.shiftKey || event.button !== 0) return;
+    event.preventDefault();
+    openPanel(element.href);
+  },
+  "[data-close]": () => closePanel(),
+  "[data-pause]": () => togglePause(),
+  "[data-new]": () => showNew(),
+  "[data-older]": (element, event) => {
+    event.preventDefault();
+    loadOlder(element);
+  },
+  "[data-save-chart]": (element) => saveChart(element),
+  "[data-chart-kind]": (element) => {
+    for (const each of element.parentElement.children) each.setAttribute("aria-pressed", String(each === element));
+    one('[data-chart="spend"]').dataset.kind = element.dataset.chartKind;
+    setText(one("#chart-spend"), element.textContent);
+    drawCharts();
+  },
+  "[data-copy-button]": (element) => copy(element.parentElement.querySelector("[data-copy]").textContent),
+  "[data-copy-link]": () => copy(location.href),
+  "[data-copy-curl]": (element) => copy(curl(element.dataset)),
+  "[data-help]": () => one("[data-help-dialog]").showModal(),
+  "[data-reset]": async () => {
+    const said = await reset();
+    if (said) toast(said);
+  },
+  "[data-rows] .row": (element, event) => {
+    if (event.target.closest("a, button") || getSelection().toString()) return;
+    const url = requestAddress(element.dataset.id);
+    if (event.ctrlKey || event.metaKey) open(url, "_blank", "noopener");
+    else openPanel(url);
+  },
+};
+
+document.addEventListener("click", (event) => {
+  for (const [selector, act] of Object.entries(clicks)) {
+    const element = event.target.closest(selector);
+    if (element) {
+      act(element, event);
+      break;
+    }
+  }
+  for (const menu of document.querySelectorAll("[data-menu][open]")) {
+    if (!menu.contains(event.target)) menu.open = false;
+  }
+});
+
+async function loadOlder(link) {
+  const place = link.closest("[data-more]");
+  place.classList.add("busy");
+  const found = await read(link.href);
+  place.classList.remove("busy");
+  const rows = found?.page.querySelectorAll("[data-rows] .row") ?? [];
+  if (!found) return toast("The server does not answer.");
+  const body = one("[data-rows]");
+  const feed = one("[data-feed]");
+  feed.dataset.most = Number(feed.dataset.most) + rows.length;
+  const known = new Set([...body.children].map((row) => row.dataset.id));
+  for (const row of [...rows]) {
+    absolute(row);
+    if (!known.has(row.dataset.id)) body.append(document.adoptNode(row));
+  }
+  localize(body);
+  const next = found.page.querySelector("[data-more]");
+  if (next) absolute(next);
+  if (next) place.replaceWith(document.adoptNode(next));
+  else place.remove();
+}
+
+function curl({ method, path, body }) {
+  const quoted = (text) => `'${text.replaceAll("'", "'\\''")}'`;
+  const parts = ["curl -i", `-X ${method}`, quoted(PROXY + path)];
+  if (method !== "GET" && method !== "HEAD") {
+    parts.push("-H 'content-type: application/json'", `-d ${quoted(body)}`);
+  }
+  return parts.join(" ");
+}
+
+async function copy(text) {
+  try {
+    await navigator.clipboard.writeText(text);
+    toast("Copied.");
+  } catch {
+    toast(text); // no clipboard without TLS: it can be marked here
   }
 }
 
-function showSpan(figures, since) {
-  fromStore ||= figures !== null;
-  const span = one("[data-span]");
-  span.textContent = fromStore ? "last 24 hours" : "since this page was opened";
-  if (figures !== null) span.title = `since ${utc(since)}`;
+let toastTimer = 0;
+function toast(text) {
+  const place = one("[data-toast]");
+  place.textContent = text;
+  clearTimeout(toastTimer);
+  toastTimer = setTimeout(() => {
+    place.textContent = "";
+  }, 4_000);
 }
 
-function paint() {
-  if (painting) return;
-  painting = true;
-  // A hidden page gets no animation frames; it is painted when it is seen again.
-  requestAnimationFrame(() => {
-    painting = false;
-    table.render();
-    const inFlight = table.inFlight;
-    totals.active(inFlight.length, inFlight.filter((row) => row.streaming).length);
-    totals.render();
-    activity.render();
-    showUnseen(table.unseen);
-    one("[data-empty]").hidden = table.size > 0;
-    one("[data-empty-how]").hidden = false;
-    one("[data-empty-title]").textContent = "No traffic yet";
-  });
+// -- theme and keyboard --
+
+const THEMES = ["system", "light", "dark"];
+const themeButton = one("[data-theme-switch]");
+
+function showTheme(theme) {
+  setText(one("[data-theme-name]"), `Theme: ${theme}`);
+  themeButton.title = `Theme: ${theme}`;
+  themeButton.dataset.theme = theme;
 }
 
-if (document.body.dataset.collects === "true") {
-  const connection = new Connection({
-    onMessage: received,
-    onState: (state, waitMs) => {
-      link.show(state, waitMs);
-      if (state === "signed-out") location.reload();
-    },
-  });
-  connection.open();
-} else {
-  link.show("off", 0);
-}
+themeButton.addEventListener("click", () => {
+  const next = THEMES[(THEMES.indexOf(themeButton.dataset.theme) + 1) % THEMES.length];
+  if (next === "system") delete document.documentElement.dataset.theme;
+  else document.documentElement.dataset.theme = next;
+  remember("theme", next);
+  showTheme(next);
+  drawCharts();
+});
+
+keyboard({
+  move,
+  open: openChosen,
+  close: () => {
+    const menu = one("[data-menu][open]");
+    if (menu) menu.open = false;
+    return Boolean(menu) || closePanel();
+  },
+  pause: togglePause,
+  copy: () => copy(location.href),
+  help: () => one("[data-help-dialog]").showModal(),
+  filter: () => one("[data-filter] [name=f]")?.focus(),
+  page: (name) => go(new URL(name, DASHBOARD).href.replace(/\/$/, "") + (["", "requests"].includes(name) ? `?${common()}`.replace(/\?$/, "") : "")),
+  press: (key) => {
+    const element = one(`[data-key="${CSS.escape(key)}"]`, panel.hidden ? document : panel);
+    element?.click();
+    return Boolean(element);
+  },
+});
+
+whenZoomed((range) => go(changed({ range }).href));
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => drawCharts());
+addEventListener("resize", () => drawCharts());
+addEventListener("scroll", hold, { passive: true });
+document.addEventListener("visibilitychange", () => soon(0));
+showTheme(document.documentElement.dataset.theme ?? "system");
+start();
+onChange(mount);
+mount("navigated");
+if (!collects) link.show("off", 0);
 
 setInterval(() => {
   link.tick();
-  table.tick();
-  activity.render();
-}, 1000);
+  table?.tick();
+  refreshIfDue();
+}, 500);
+setInterval(showStatus, STATUS);

@@ -1,0 +1,189 @@
+"""The pages that show the store: they read the address, ask, and render."""
+
+from __future__ import annotations
+
+import time
+from datetime import datetime
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+import orjson
+from flask import Blueprint, Response, current_app, redirect, request
+
+from ccproxy_flask.access import auth_token, comes_from_own_page, relative_url
+from ccproxy_flask.errors import ERROR_TYPES, StoreUnavailable
+from ccproxy_flask.record import COLUMN_TYPES, COLUMNS
+
+from . import format as texts
+from . import views
+from .page_query import (
+    COLUMN_NAMES,
+    FILTERS,
+    NUMERIC,
+    RANGES,
+    SORT_COLUMNS,
+    PageQuery,
+    read,
+    typed,
+)
+from .sql_examples import sql_examples
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from werkzeug.wrappers import Response as AnyResponse
+
+    from ccproxy_flask.settings import Settings
+    from ccproxy_flask.store.base import Store
+
+pages = Blueprint("pages", __name__)
+"""Part of the dashboard's blueprint, which guards and traces it."""
+
+_LONGEST_SQL = 20_000
+# Of a template, so many take about two milliseconds.
+_PIECES = 100
+_SQL_TYPES: dict[type, str] = {
+    str: "VARCHAR",
+    int: "BIGINT",
+    float: "DOUBLE",
+    bool: "BOOLEAN",
+    Decimal: "DECIMAL",
+    datetime: "TIMESTAMP",
+}
+_EMPTY_ROW = texts.row({"request_id": "", "timestamp": ""}, in_flight=True)
+
+
+@pages.before_request
+def _as_link() -> AnyResponse | None:
+    """Turn what a person typed or ticked into the address that says it."""
+    changes: dict[str, str | None] = {}
+    if "f" in request.args:
+        changes = dict.fromkeys(FILTERS) | typed(request.args["f"])
+    elif len(request.args.getlist("cols")) < 2:
+        return None
+    return redirect(relative_url(read(request.args).link(request.path, **changes)), 303)
+
+
+@pages.get("", strict_slashes=False)
+def overview() -> str:
+    """Figures, charts, and the newest requests."""
+    return _page("overview", lambda store, query: {"view": views.overview(store, query)})
+
+
+@pages.get("/requests")
+def requests() -> str:
+    """The table of requests."""
+    return _page("requests", lambda store, query: {"view": views.requests(store, query)})
+
+
+@pages.get("/requests/<request_id>")
+def one_request(request_id: str) -> tuple[str, int]:
+    """All that is known of one request; 404 where it is not stored, or not yet."""
+    found: dict[str, Any] = {}
+
+    def ask(store: Store, query: PageQuery) -> dict[str, Any]:
+        found["view"] = views.request(store, request_id, query)
+        return {"view": found["view"], "request_id": request_id}
+
+    text = _page("request", ask)
+    return text, 404 if found.get("view", "") is None else 200
+
+
+@pages.get("/sql")
+def sql() -> str:
+    """One SELECT of the operator's, and its answer."""
+    text = request.args.get("q", "").strip()[:_LONGEST_SQL]
+    # A link on a page of somebody else's does not make the recorder work.
+    is_ours = comes_from_own_page(request.environ)
+
+    def ask(store: Store, _query: PageQuery) -> dict[str, Any]:
+        return {"view": views.sql(store, text) if text and is_ours else None}
+
+    more = {
+        "text": text,
+        "schema": [(name, _SQL_TYPES[COLUMN_TYPES[name]]) for name in COLUMNS],
+    }
+    return _page("sql", ask, **more)
+
+
+@pages.get("/status")
+def status() -> str:
+    """The recorder, what waits, what was dropped, and the settings."""
+    shown = views.settings_shown(_settings())
+    return _page("status", lambda _store, _query: {}, settings=shown)
+
+
+@pages.get("/suggestions")
+def suggestions() -> Response:
+    """What the field for filters can complete: values by filter."""
+    query = read(request.args)
+    found: dict[str, list[str]] = {
+        "status": [">=400", "4xx", "5xx", "200", "429", "529"],
+        "error": ["any", "none", *sorted(ERROR_TYPES)],
+        "duration": [">1s", ">10s", ">1m"],
+        "stream": ["yes", "no"],
+    }
+    store = current_app.extensions["ccproxy.store"]
+    if store is not None:
+        try:
+            known = orjson.loads(store.analytics(query.where, 86_400))
+        except StoreUnavailable:
+            known = {}
+        for name in ("model", "provider"):
+            found[name] = list(known.get(f"{name}_breakdown", {}))
+    order = [name for name in FILTERS if name != "q"]
+    answer = {"names": {name: FILTERS[name][0] for name in order}, "values": found}
+    return Response(orjson.dumps(answer), mimetype="application/json")
+
+
+def _page(name: str, ask: Callable[[Store, PageQuery], dict[str, Any]], **more: Any) -> str:
+    """Render a page; where the store does not answer, with the reason in place of its part."""
+    query = read(request.args) if name != "sql" else read(_without_q())
+    values: dict[str, Any] = {"view": None}
+    away = None
+    store: Store | None = current_app.extensions["ccproxy.store"]
+    try:
+        if store is not None:
+            values |= ask(store, query)
+    except StoreUnavailable as error:
+        away = str(error)
+    return _rendered(
+        f"dashboard/{name}.html",
+        page=name,
+        query=query,
+        away=away,
+        collects=_settings().recording,
+        can_sign_out=auth_token() is not None,
+        ranges=RANGES,
+        names=COLUMN_NAMES,
+        numeric=NUMERIC,
+        sortable=SORT_COLUMNS,
+        empty_row=_EMPTY_ROW,
+        examples=sql_examples,
+        charts=current_app.extensions["ccproxy.dashboard_charts"],
+        **more,
+        **values,
+    )
+
+
+def _rendered(name: str, **values: Any) -> str:
+    """Render a template; a long page gives others their turn in between."""
+    current_app.update_template_context(values)
+    pieces = []
+    for piece in current_app.jinja_env.get_template(name).generate(values):
+        pieces.append(piece)
+        if len(pieces) % _PIECES == 0:
+            time.sleep(0)
+    return "".join(pieces)
+
+
+def _without_q() -> Any:
+    """Return the parameters without ``q``, which is the statement on the page for SQL."""
+    found = request.args.copy()
+    found.poplist("q")
+    return found
+
+
+def _settings() -> Settings:
+    settings: Settings = current_app.extensions["ccproxy.settings"]
+    return settings
