@@ -18,7 +18,7 @@ from scripted import wait_until
 
 from ccproxy_flask.errors import StoreUnavailable
 from ccproxy_flask.record import COLUMN_TYPES, COLUMNS, RequestRecord, to_json
-from ccproxy_flask.store import database
+from ccproxy_flask.store import database, upkeep
 from ccproxy_flask.store.base import (
     Choice,
     CommittedOffset,
@@ -61,7 +61,7 @@ def put(store: DuckDBStore, *records: RequestRecord) -> None:
     store.append([to_json(record) for record in records], [], {})
 
 
-@pytest.fixture(params=["database", "recorder"], scope="module")
+@pytest.fixture(params=["database", "parts", "recorder"], scope="module")
 def store(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Store]:
@@ -80,9 +80,11 @@ def own_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]
 @contextmanager
 def _filled(kind: str, home: Path) -> Iterator[Store]:
     """The database itself, or a real recorder behind its socket."""
-    if kind == "database":
+    if kind in ("database", "parts"):
         direct = DuckDBStore(home / "metrics.duckdb")
         put(direct, *ROWS)
+        if kind == "parts":
+            move_to_parts(direct)
         yield direct
         direct.close()
         return
@@ -96,6 +98,15 @@ def _filled(kind: str, home: Path) -> Iterator[Store]:
         wait_until(lambda: _rows(remote) == len(ROWS))
         yield remote
     writer.close()
+
+
+def move_to_parts(store: DuckDBStore) -> None:
+    """Let each part have two or three rows, and the database the rest."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(upkeep, "RECENT_ROWS", 1)
+        patch.setattr(upkeep, "PART_ROWS", 1)
+        while store.maintain():
+            pass
 
 
 def _rows(store: Store) -> int:
@@ -393,7 +404,7 @@ def test_database_of_an_older_version_gets_the_new_columns(tmp_path: Path) -> No
     put(store, make_record(node="a"))
     store.close()
     with duckdb.connect(str(path)) as connection:
-        connection.execute("ALTER TABLE access_logs DROP COLUMN node")
+        connection.execute("ALTER TABLE recent_logs DROP COLUMN node")
     store = DuckDBStore(path)
     put(store, make_record(1, node="b"))
     assert [row["node"] for row in store.entries(LogFilter(), Page()).rows] == ["b", None]
@@ -481,7 +492,7 @@ def test_setting_aside_overwrites_nothing(tmp_path: Path) -> None:
 )
 def test_database_reaches_no_file_and_no_network(direct: DuckDBStore, sql: str) -> None:
     """No statement, whoever wrote it, gets at anything outside the database."""
-    with pytest.raises(StoreUnavailable), direct.questions() as cursor:
+    with pytest.raises(StoreUnavailable), direct.database.questions() as cursor:
         cursor.execute(sql)
 
 
@@ -490,14 +501,17 @@ def test_query_that_takes_too_long_is_broken_off(
 ) -> None:
     """After a bound of seconds a query ends with that as the reason; others go on."""
     monkeypatch.setattr(database, "QUERY_SECONDS", 0.1)
-    with pytest.raises(StoreUnavailable, match="took longer"), direct.questions() as cursor:
+    with (
+        pytest.raises(StoreUnavailable, match="took longer"),
+        direct.database.questions() as cursor,
+    ):
         cursor.execute("SELECT count(*) FROM range(1000000000) a, range(1000000) b").fetchall()
     assert direct.status().rows == 0
 
 
 def test_settings_bound_what_queries_take(direct: DuckDBStore) -> None:
     """Memory and threads of the database are bounded."""
-    with direct.questions() as cursor:
+    with direct.database.questions() as cursor:
         rows = cursor.execute("SELECT name, value FROM duckdb_settings()").fetchall()
     values = dict(rows)
     assert values["threads"] == str(database.THREADS)

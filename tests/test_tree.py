@@ -26,7 +26,17 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 HOMES = {
     "duckdb": {
         f"store/{name}.py"
-        for name in ("database", "duckdb", "rewriting", "schema", "sql_process", "statements")
+        for name in (
+            "database",
+            "duckdb",
+            "intake",
+            "parts",
+            "questions",
+            "schema",
+            "sql_process",
+            "statements",
+            "upkeep",
+        )
     },
     "genai_prices": {"pricing.py"},
     "gunicorn": {"serving.py", "gunicorn_logger.py"},

@@ -17,12 +17,11 @@ from ccproxy_flask.errors import StoreUnavailable
 from ccproxy_flask.journal.failure import clear_failure
 from ccproxy_flask.journal.segments import private_directory
 from ccproxy_flask.store.base import StoreDamaged
-from ccproxy_flask.store.database import set_aside
-from ccproxy_flask.store.duckdb import DuckDBStore
+from ccproxy_flask.store.factory import open_store, set_aside
 
 from .content import ContentKeeping
 from .ingest import Ingest, Limits, Nobody
-from .retention import Retention
+from .maintenance import Maintenance
 from .server import LaneServers
 
 if TYPE_CHECKING:
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
         LogFilter,
         Page,
         QueryPage,
+        RecordingStore,
         StoreStatus,
         Totals,
     )
@@ -64,15 +64,13 @@ class Recorder:
         self._settings = settings
         self._observer: Observer = observer or Nobody()
         self._directory = settings.journal_directory
-        self._store: DuckDBStore | None = None
+        self._store: RecordingStore | None = None
         self._ingest: Ingest | None = None
         self._last_ingest: Ingest | None = None
         """The same; it is still known while a new one is being made."""
         self._content: ContentKeeping | None = None
         self._ingesting = threading.Lock()
-        kept = settings.observability
-        self._retention = Retention(kept.retention_days, kept.retention_max_bytes)
-        self._shrinking: threading.Thread | None = None
+        self._maintenance: Maintenance | None = None
         self._stopping = threading.Event()
         self._drain_seconds = _DRAIN_SECONDS
         self._reason: str | None = _STARTING
@@ -156,8 +154,8 @@ class Recorder:
         return False
 
     def _drain(self) -> None:
-        if self._store is not None:
-            self._store.abandon_rewriting()
+        if self._maintenance is not None:
+            self._maintenance.stop()
         deadline = time.monotonic() + self._drain_seconds
         while self._turn() and time.monotonic() < deadline:
             pass
@@ -174,8 +172,6 @@ class Recorder:
         with self._ingesting:
             try:
                 moved = self._opened().step()
-                if self._store is not None and (not moved or self._retention.overdue):
-                    self._keep_small(self._store)
             except StoreDamaged as error:
                 self._in_trouble(error)
                 self._set_aside(log_only=error.log_only)
@@ -190,26 +186,6 @@ class Recorder:
             self._out_of_trouble()
             return moved
 
-    def _keep_small(self, store: DuckDBStore) -> None:
-        """Let old records go, and the file give their space back, which is done beside this."""
-        if self._stopping.is_set() or (self._shrinking is not None and self._shrinking.is_alive()):
-            return
-        if self._retention.step(store):
-            self._shrinking = threading.Thread(
-                target=self._shrink, args=(store,), daemon=True, name="shrinking"
-            )
-            self._shrinking.start()
-
-    def _shrink(self, store: DuckDBStore) -> None:
-        try:
-            store.shrink()
-        except StoreUnavailable as error:
-            log.warning("database_not_rewritten", reason=str(error))
-            self._retention.put_off()
-        except Exception:  # a defect here must not be tried again and again
-            log.exception("database_not_rewritten")
-            self._retention.put_off()
-
     def _opened(self) -> Ingest:
         if self._store is not None and not self._store.usable:
             damaged = self._store.damaged
@@ -223,9 +199,8 @@ class Recorder:
             log.error("database_log_removed", path=str(self._settings.duckdb_path))
             self._store.checkpoint()
         if self._store is None:
-            keep_free = 2 * self._settings.journal.min_free_bytes
-            self._store = DuckDBStore(self._settings.duckdb_path, keep_free)
-            self._retention.look_again()
+            self._store = open_store(self._settings)
+            self._maintenance = Maintenance(self._store)
             self.ready.set()
         if self._ingest is None:
             journal = self._settings.journal
@@ -259,7 +234,7 @@ class Recorder:
         """Keep what is damaged under another name; the next turn does without it."""
         self._close_store()
         try:
-            kept = set_aside(self._settings.duckdb_path, log_only=log_only)
+            kept = set_aside(self._settings, log_only=log_only)
         except OSError as error:
             log.error("damaged_database_not_moved", reason=error.strerror)  # noqa: TRY400  a fact
             return
@@ -268,14 +243,16 @@ class Recorder:
 
     def _close_store(self) -> None:
         store, self._store, self._ingest = self._store, None, None
+        if self._maintenance is not None:
+            self._maintenance.stop()
         if store is not None:
             store.close()
-        if self._shrinking is not None:
-            self._shrinking.join()
+        if self._maintenance is not None:
+            self._maintenance.join()
 
     # -- the store that it is ----------------------------------------------------------------------
 
-    def _current(self) -> DuckDBStore:
+    def _current(self) -> RecordingStore:
         store = self._store
         if store is None:
             raise StoreUnavailable(self._reason or _STARTING)
@@ -333,12 +310,9 @@ class Recorder:
             store, ingest = self._current(), self._ingest
             while ingest is not None and ingest.step() and time.monotonic() < deadline:
                 pass
-            try:
-                if self._content is not None:
-                    self._content.reset()
-                return store.reset()
-            finally:
-                self._retention.look_again()
+            if self._content is not None:
+                self._content.reset()
+            return store.reset()
 
 
 def watch_parent(parent: int, recorder: Recorder, interval: float = 0.2) -> None:

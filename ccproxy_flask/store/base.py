@@ -264,5 +264,28 @@ class RecordingStore(Store, Protocol):
     def forget(self, segments: Sequence[str]) -> None:
         """Delete the marks of *segments*, which are gone."""
 
+    @property
+    def usable(self) -> bool:
+        """False after an error that only opening the store again can heal…"""
+
+    @property
+    def damaged(self) -> bool:
+        """…or not even that."""
+
+    def is_in_place(self) -> bool:
+        """False where the database was removed or replaced under our hands."""
+
+    def has_lost_its_log(self) -> bool:
+        """True where what was written last is on the disk only after a :meth:`checkpoint`."""
+
+    def checkpoint(self) -> None:
+        """Write what is in the log of changes into the database, unless somebody is in the way."""
+
+    def maintain(self) -> bool:
+        """Do a small part of what keeps the store small and quick; True where there is more.
+
+        Called from one thread, beside all others. Raises StoreUnavailable.
+        """
+
     def close(self) -> None:
-        """Let go of the database."""
+        """Break off what runs, and let go of the database."""

@@ -17,8 +17,7 @@ from ccproxy_flask.errors import StoreUnavailable
 
 from . import schema
 from .base import RowsRefused, StoreDamaged, abandoned
-from .rewriting import Abandoned, Copy, folder_for, remove_remains
-from .statements import BLOCKS, SPACE, number_in, quoted
+from .statements import BLOCKS, quoted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -42,20 +41,19 @@ _DAMAGE = (
 # What it says of a log of changes that it cannot read; but for these, which may pass.
 _LOG_DAMAGE = "Failure while replaying WAL file"
 _PASSING = ("No space left", "Permission denied", "Out of Memory", "Too many open files")
-_YOUNG_SECONDS = 0.5
 _LOOK_SECONDS = 0.1
 _WATCH_SECONDS = 0.25
-_LAST_ANSWERS_SECONDS = 2.0
 # A question that comes while a smaller file takes the place of the database waits so long.
 _SWAP_SECONDS = 5.0
-# For so long the swap waits for long questions to end; those that still run then are broken off.
-_PATIENCE_SECONDS = 960.0
-_SHORT_WAIT_SECONDS = 0.5
-_BETWEEN_SECONDS = 2.0
-_LITTLE = 8 << 20
-"""A copy of so few bytes may always be made: it is what gives a full disk its space back."""
-LEAST_FREE = 64 << 20
-"""Less free space than this stays in the file for what comes."""
+# For so long the swap waits for questions to end; it is tried again.
+_QUIET_SECONDS = 1.0
+_COPY = "copy.duckdb"
+
+
+def compacting_folder(path: Path) -> Path:
+    """Return the directory, beside the database at *path*, where its smaller copy is made."""
+    real = path.resolve()
+    return real.with_name(real.name + ".compacting")
 
 
 def days_folder(path: Path) -> Path:
@@ -76,7 +74,7 @@ class Database:
     def __init__(self, path: Path, allow: Callable[[], Sequence[str]], keep_free: int = 0) -> None:
         self.path = path
         self._keep_free = keep_free
-        """So many bytes of the disk are for others: rewriting the file leaves them."""
+        """So many bytes of the disk are for others: what the store makes leaves them."""
         self.usable = True
         """False after an error that only opening the database again can heal…"""
         self.damaged = False
@@ -85,17 +83,13 @@ class Database:
         self._writing = threading.Lock()
         self._asking = threading.Lock()
         """Held while a question begins, and by who wants none to begin."""
-        self._active: dict[duckdb.DuckDBPyConnection, tuple[float, float]] = {}
-        """The questions that run: when each began, and how many seconds it may take."""
-        self._rewriting = threading.Lock()
-        """Held before the others, by who rewrites the file and by who wants nobody to."""
-        self._abandoned = threading.Event()
-        self._copy: Copy | None = None
+        self._active: dict[duckdb.DuckDBPyConnection | object, float] = {}
+        """The questions that run, and when each began."""
         self._allowed: Sequence[str] | None = None
         self._looked_at = 0.0
         self._connection = self._opened()
         self._inode = self.path.stat().st_ino
-        remove_remains(path)
+        shutil.rmtree(compacting_folder(path), ignore_errors=True)
 
     # -- opening -----------------------------------------------------------------------------------
 
@@ -112,7 +106,7 @@ class Database:
             # No statement, whoever wrote it, opens another file or changes these settings.
             self._allowed = self._allow() if self._allowed is None else self._allowed
             connection.execute(f"SET allowed_paths = {_list_of(self._allowed)}")
-            folders = [str(folder_for(self.path)), str(days_folder(self.path))]
+            folders = [str(compacting_folder(self.path)), str(days_folder(self.path))]
             connection.execute(f"SET allowed_directories = {_list_of(folders)}")
             connection.execute("SET enable_external_access = false")
             connection.execute("SET lock_configuration = true")
@@ -157,19 +151,21 @@ class Database:
             "python_enable_replacements": False,
             # The batch file changes its content, not its name.
             "enable_external_file_cache": False,
+            # 16 MB, the default, is a checkpoint for each 30,000 rows of a backlog.
+            "checkpoint_threshold": "96MB",
         }
 
     def close(self) -> None:
         """Break off what runs, write everything into the database file, and let go of it."""
         self.usable = False
-        with self.unrewritten():
-            self._break_off()
-            with self._writing:
-                self._connection.close()
+        self._break_off()
+        with self._writing:
+            self._connection.close()
 
     def _break_off(self) -> None:
         for cursor in list(self._active):
-            _interrupt(cursor)
+            if isinstance(cursor, duckdb.DuckDBPyConnection):
+                _interrupt(cursor)
 
     # -- use ---------------------------------------------------------------------------------------
 
@@ -200,7 +196,7 @@ class Database:
     @contextmanager
     def questions(self, seconds: float | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
         """A connection of its own for one thread, to read with, for a bounded time."""
-        cursor = self._begun(seconds or QUERY_SECONDS)
+        cursor = self._begun()
         over = threading.Event()
         watching = (cursor, seconds or QUERY_SECONDS, abandoned.get(), over)
         watch = threading.Thread(target=_break_off_in_time, args=watching, daemon=True)
@@ -215,19 +211,41 @@ class Database:
             del self._active[cursor]
             cursor.close()
 
-    def _begun(self, seconds: float) -> duckdb.DuckDBPyConnection:
-        """Return a cursor that is *active* for so long at most, when a swap of files is over."""
+    def _begun(self) -> duckdb.DuckDBPyConnection:
+        """Return a cursor that is *active*, when a swap of files is over."""
         if not self._asking.acquire(timeout=_SWAP_SECONDS):
             raise StoreUnavailable("the database is being opened again", 5)
         try:
             self._refuse_if_unusable()
             cursor = self._connection.cursor()
-            self._active[cursor] = (time.monotonic(), seconds)
+            self._active[cursor] = time.monotonic()
         except duckdb.Error as error:
             raise self._translated(error) from error
         finally:
             self._asking.release()
         return cursor
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Files that count now stay for the length of the block."""
+        token = object()
+        self._active[token] = time.monotonic()
+        try:
+            yield
+        finally:
+            del self._active[token]
+
+    def oldest_reader(self) -> float:
+        """Return when the question began that has run longest; now, where there is none."""
+        return min(self._active.values(), default=time.monotonic())
+
+    @contextmanager
+    def changes(self, seconds: float) -> Iterator[duckdb.DuckDBPyConnection]:
+        """A transaction beside those of :meth:`transaction`, on other rows, of bounded time."""
+        with self.questions(seconds) as cursor:
+            cursor.execute("BEGIN TRANSACTION")
+            yield cursor
+            cursor.execute("COMMIT")
 
     def _refuse_if_unusable(self) -> None:
         if not self.usable:
@@ -259,81 +277,63 @@ class Database:
 
     # -- its size ----------------------------------------------------------------------------------
 
-    def is_wasteful(self) -> bool:
-        """Tell whether most of the file is free, or taken by rows that are gone."""
-        live, wasted = self._space()
-        return wasted >= LEAST_FREE and wasted > live
-
-    def _space(self) -> tuple[int, int]:
-        """Return how many bytes of the file are of use, and how many are not."""
+    def free_bytes(self) -> tuple[int, int]:
+        """Return how many bytes of the file are in use, and how many are not."""
         with self.questions() as cursor:
-            rows = number_in(cursor.execute("SELECT count(*) FROM access_logs"))
-            [(used, kept)] = cursor.execute(SPACE).fetchall()
-            [(_, free)] = cursor.execute(BLOCKS).fetchall()
-        # DuckDB keeps the place of deleted rows for a while.
-        gone = int(used * (1 - rows / kept)) if kept else 0
-        return used - gone, free + gone
+            [(used, free)] = cursor.execute(BLOCKS).fetchall()
+        return used, free
 
-    def shrink(self) -> bool:
-        """Give the free space of the file back, where most of it is free; True where that was done.
+    def disk_free(self) -> int:
+        """Return how many bytes of the disk others leave, without those to keep for them."""
+        return shutil.disk_usage(self.path.resolve().parent).free - self._keep_free
 
-        Rows are appended and questions answered meanwhile; both wait for a moment at the end. False
-        also where close() or :meth:`unrewritten` ended it. Raises StoreUnavailable where there can
-        be no copy, for which there must be room: the file stays as it is.
+    def compact(self) -> None:
+        """Put a copy without free space in the place of the file, while nobody writes or asks.
+
+        For a file that is mostly free: the copy takes a moment for each 100,000 rows. Raises
+        StoreUnavailable where it cannot be made; the file stays as it is.
         """
-        with self._rewriting:
-            self._abandoned.clear()
-            if not self.usable or not self.is_wasteful():
-                return False
-            before = self.path.stat().st_size
-            try:
-                self._refuse_without_room()
-                with Copy(self._connection, self.path, self._abandoned) as self._copy:
-                    self._rewrite(self._copy)
-            except Abandoned:
-                return False
-            except OSError as error:
-                raise StoreUnavailable(f"{error.strerror}: {error.filename}") from error
-            except duckdb.Error as error:
-                if self._abandoned.is_set():
-                    return False
-                if folder_for(self.path).name in str(
-                    error
-                ):  # what is wrong there is not wrong here
-                    raise StoreUnavailable(first_line(str(error))) from error
-                raise self._translated(error) from error
-        log.info("database_rewritten", before=before, after=self.path.stat().st_size)
-        return True
+        before = self.path.stat().st_size
+        folder = compacting_folder(self.path)
+        try:
+            with self._quiesced():
+                self._copy_to(folder)
+                self._connection.close()
+                try:
+                    self._put_in_place(folder / _COPY)
+                finally:
+                    self._open_again()
+        except OSError as error:
+            raise StoreUnavailable(f"{error.strerror}: {error.filename}") from error
+        except duckdb.Error as error:
+            if folder.name in str(error):  # what is wrong there is not wrong here
+                raise StoreUnavailable(first_line(str(error))) from error
+            raise self._translated(error) from error
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+        log.info("database_compacted", before=before, after=self.path.stat().st_size)
 
-    def _refuse_without_room(self) -> None:
-        live, _ = self._space()
-        free = self._disk_free()
-        needed = live + LEAST_FREE + self._keep_free
-        if live > _LITTLE and free < needed:
-            raise StoreUnavailable(f"a copy needs {needed} bytes of the disk, {free} are free")
+    def _copy_to(self, folder: Path) -> None:
+        """Copy everything, as DuckDB's documentation says ("Reclaiming Space")."""
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(mode=0o700)
+        [(name,)] = self._connection.execute("SELECT current_database()").fetchall()
+        self._connection.execute(f"ATTACH {quoted(str(folder / _COPY))} AS ccproxy_copy")
+        try:
+            self._connection.execute(f'COPY FROM DATABASE "{name}" TO ccproxy_copy')
+        finally:
+            self._connection.execute("DETACH ccproxy_copy")
 
-    def _leave_room(self) -> None:
-        free = self._disk_free()
-        if free < self._keep_free:
-            raise StoreUnavailable(f"{free} bytes of the disk are free, which others may need")
-
-    def _disk_free(self) -> int:
-        return shutil.disk_usage(folder_for(self.path).parent).free
-
-    def _rewrite(self, copy: Copy) -> None:
-        copy.make()
-        copy.catch_up(self._leave_room)
-        with self._calm(copy), self._writing:
-            copy.finish()
-            self._connection.close()
-            try:
-                if self._has_log():  # the old file's; the new one must not read it
-                    raise StoreUnavailable("the database could not be closed")
-                if self.path.stat().st_ino != self._inode:
-                    raise StoreUnavailable("somebody put another database in the place of this one")
-                copy.put_in_place()
-            finally:
-                self._open_again()
+    def _put_in_place(self, copy: Path) -> None:
+        if self._has_log() or [path.name for path in copy.parent.iterdir()] != [copy.name]:
+            # A log of changes is the old file's; the new one must not read it.
+            raise StoreUnavailable("the database could not be closed")
+        if self.path.stat().st_ino != self._inode:
+            raise StoreUnavailable("somebody put another database in the place of this one")
+        copy.chmod(0o600)
+        write_out(copy)
+        copy.replace(self.path.resolve())
+        write_out(self.path.resolve().parent)
 
     def _has_log(self) -> bool:
         return any(_log_of(each).exists() for each in (self.path, self.path.resolve()))
@@ -347,54 +347,17 @@ class Database:
             raise
 
     @contextmanager
-    def _calm(self, copy: Copy) -> Iterator[None]:
-        """Let no question begin, when those that run have ended; long ones are waited for."""
-        deadline = time.monotonic() + _PATIENCE_SECONDS
-        while True:
-            while self._is_busy() and time.monotonic() < deadline:
-                copy.pause(_LOOK_SECONDS)
-            copy.catch_up()
-            with self._asking:
-                if self._has_ended(broken_off=time.monotonic() >= deadline):
-                    yield
-                    return
-            copy.pause(_BETWEEN_SECONDS)
-
-    def _is_busy(self) -> bool:
-        """Tell whether a question runs that will take long, or has."""
-        now = time.monotonic()
-        return any(
-            seconds > QUERY_SECONDS or now - began > _YOUNG_SECONDS
-            for began, seconds in list(self._active.values())
-        )
-
-    def _has_ended(self, *, broken_off: bool) -> bool:
-        """Tell whether all questions end within a moment; by force, where they are *broken_off*."""
-        wait = _LAST_ANSWERS_SECONDS if broken_off else _SHORT_WAIT_SECONDS
-        deadline = time.monotonic() + wait
-        while self._active and time.monotonic() < deadline:
-            if broken_off:
-                self._break_off()
-            time.sleep(0.005)
-        if self._active and broken_off:
-            raise StoreUnavailable("a question does not end")
-        return not self._active
-
-    @contextmanager
-    def unrewritten(self) -> Iterator[None]:
-        """End the shrinking that goes on, and let none begin meanwhile."""
-        while not self._rewriting.acquire(timeout=_LOOK_SECONDS):
-            self.abandon_rewriting()
-        try:
-            yield
-        finally:
-            self._rewriting.release()
-
-    def abandon_rewriting(self) -> None:
-        """Let the shrinking that goes on end soon; from another thread."""
-        self._abandoned.set()
-        if self._copy is not None:
-            self._copy.interrupt()
+    def _quiesced(self) -> Iterator[None]:
+        """Let nobody write or ask. Raises StoreUnavailable where a question takes too long."""
+        with self._asking:
+            deadline = time.monotonic() + _QUIET_SECONDS
+            while self._active:
+                if time.monotonic() > deadline or not self.usable:
+                    raise StoreUnavailable("questions are being answered", 5)
+                time.sleep(_LOOK_SECONDS / 10)
+            with self._writing:
+                self._refuse_if_unusable()
+                yield
 
 
 def _break_off_in_time(
@@ -423,6 +386,15 @@ def _list_of(texts: Sequence[str]) -> str:
 def first_line(text: str) -> str:
     """Return the part of a message of DuckDB's that says what is wrong."""
     return text.strip().partition("\n")[0]
+
+
+def write_out(path: Path) -> None:
+    """Have what is at *path* written to the disk."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def _log_of(path: Path) -> Path:

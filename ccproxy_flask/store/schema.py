@@ -13,7 +13,7 @@ from ccproxy_flask.record import COLUMN_TYPES, COLUMNS
 if TYPE_CHECKING:
     import duckdb
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _SQL_TYPES: dict[type, str] = {
     str: "VARCHAR",
     datetime: "TIMESTAMP",
@@ -60,9 +60,9 @@ def _with_columns(script: str) -> str:
 def _add_missing_columns(connection: duckdb.DuckDBPyConnection) -> None:
     """Columns that only came with a newer record need no migration of their own."""
     rows = connection.execute(
-        "SELECT column_name FROM information_schema.columns WHERE table_name = 'access_logs'"
+        "SELECT column_name FROM information_schema.columns WHERE table_name = 'recent_logs'"
     ).fetchall()
     there = {name for (name,) in rows}
     for name, kind in COLUMN_SQL.items():
         if name not in there:
-            connection.execute(f"ALTER TABLE access_logs ADD COLUMN {name} {kind}")
+            connection.execute(f"ALTER TABLE recent_logs ADD COLUMN {name} {kind}")

@@ -78,7 +78,7 @@ class Snapshots:
             snapshot.path.unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Remove the newest file, which nobody will ask for any more."""
+        """Let go of the newest file, which nobody is to ask for any more."""
         with self._lock:
             last, self._newest = self._newest, None
             if last is not None:

@@ -37,10 +37,9 @@ def _sql(name: str) -> str:
 ENTRIES = _sql("queries/entries.sql").replace("/*columns*/", SHOWN)
 TOTALS = _sql("queries/totals.sql")
 ANALYTICS = _sql("queries/analytics.sql")
-RETAIN = _sql("queries/retain.sql")
+TOTALS_OF_MANY = _sql("queries/totals_of_many.sql")
+ANALYTICS_OF_MANY = _sql("queries/analytics_of_many.sql")
 # Of this database alone: a copy of it may be attached.
-TABLES = "SELECT table_name FROM duckdb_tables() WHERE database_name = current_database()"
-SPACE = _sql("queries/space.sql")
 BLOCKS = (
     "SELECT block_size * used_blocks, block_size * free_blocks FROM pragma_database_size() "
     "WHERE database_name = current_database()"
@@ -56,21 +55,22 @@ EXPORTS = {
 def insert(batch: str) -> str:
     """Return the statement that takes all rows of the file *batch* in."""
     return (
-        f"INSERT INTO access_logs ({NAMES}) SELECT {NAMES} FROM "  # noqa: S608  our names
+        f"INSERT INTO recent_logs ({NAMES}) SELECT {NAMES} FROM "  # noqa: S608  our names
         f"read_json('{batch}', format='newline_delimited', columns={COLUMN_SQL}, "
         f"maximum_object_size={_LARGEST_ROW})"
     )
 
 
-def insert_missing(batch: str) -> str:
-    """Return the statement that takes those rows in whose request is not there.
+def insert_missing(batch: str, there: str) -> str:
+    """Return the statement that takes those rows in whose request is not *there*, which is a SELECT
+    of ids.
 
     Its values are the least and the greatest request id of the rows: ids sort by time, and only
     what is that old is looked at.
     """
     return (
         f"{insert(batch)} AS new WHERE NOT EXISTS "  # noqa: S608  our names
-        "(SELECT 1 FROM access_logs AS old WHERE old.request_id = new.request_id "
+        f"(SELECT 1 FROM ({there}) AS old WHERE old.request_id = new.request_id "
         "AND old.request_id BETWEEN ? AND ?)"
     )
 

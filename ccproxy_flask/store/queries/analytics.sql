@@ -23,7 +23,7 @@ FROM (
             ELSE coalesce(error_type, 'unknown')
         END AS failure,
         epoch_us(timestamp) // (?::BIGINT * 1000000) AS bucket
-    FROM access_logs
+    FROM (/*logs*/) AS logs
     WHERE /*where*/
 )
 GROUP BY GROUPING SETS ((), (service_type), (model), (provider), (failure), (bucket))

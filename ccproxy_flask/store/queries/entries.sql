@@ -1,8 +1,8 @@
 SELECT to_json(page)::VARCHAR
 FROM (
     SELECT /*columns*/
-    FROM access_logs
+    FROM (/*logs*/) AS logs
     WHERE /*where*/
     ORDER BY /*order*/
-    LIMIT ? OFFSET ?
+    LIMIT ?
 ) AS page

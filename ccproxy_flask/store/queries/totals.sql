@@ -17,6 +17,6 @@ FROM (
         coalesce(sum(cache_read_tokens), 0)::BIGINT AS cache_read,
         coalesce(sum(cache_write_tokens), 0)::BIGINT AS cache_write,
         coalesce(sum(tokens_reasoning), 0)::BIGINT AS reasoning
-    FROM access_logs
+    FROM (/*logs*/) AS logs
     WHERE /*where*/
 )

@@ -1,0 +1,105 @@
+"""Takes records into the database: rows, the journal's offsets and counts in one transaction."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import duckdb
+
+from . import statements
+from .base import Mark, RowsRefused
+from .statements import number_in
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from .batch import BatchFile
+    from .database import Database
+    from .parts import Parts
+
+_UNFIT = (
+    duckdb.ConversionException,
+    duckdb.InvalidInputException,
+    duckdb.ConstraintException,
+    duckdb.OutOfRangeException,
+)
+
+
+class Intake:
+    """Puts what is in *batch* into *database*, beside its *parts*. *changed* is called after."""
+
+    def __init__(
+        self, database: Database, parts: Parts, batch: BatchFile, changed: Callable[[], None]
+    ) -> None:
+        self._database, self._parts, self._batch = database, parts, batch
+        self._changed = changed
+        self._insert = statements.insert(batch.path)
+        self.last_write: datetime | None = None
+
+    def append(
+        self, rows: Sequence[bytes], marks: Sequence[Mark], counts: Mapping[str, int]
+    ) -> None:
+        """As RecordingStore.append()."""
+        with self._database.transaction() as cursor:
+            if rows and self._taken(cursor, rows, self._insert, []) != len(rows):
+                raise RowsRefused(f"{len(rows)} lines are another number of rows")
+            statements.set_marks(cursor, marks)
+            statements.add_counts(cursor, counts)
+        self._note(len(rows))
+
+    def append_missing(
+        self,
+        rows: Mapping[str, bytes],
+        marks: Sequence[Mark],
+        counts: Mapping[str, int],
+        count: str | None = None,
+    ) -> int:
+        """As RecordingStore.append_missing()."""
+        kept = 0
+        with self._database.transaction() as cursor:
+            if rows:
+                # Ids sort by time: only what is that old is looked at.
+                least, greatest = min(rows), max(rows)
+                known = [
+                    part
+                    for part in self._parts.registered(cursor)
+                    if part.least_id <= greatest and part.greatest_id >= least
+                ]
+                there = self._parts.relation(known, names=["request_id"])
+                insert = statements.insert_missing(self._batch.path, there)
+                kept = self._taken(cursor, list(rows.values()), insert, [least, greatest])
+            statements.set_marks(cursor, marks)
+            statements.add_counts(cursor, counts)
+            statements.add_counts(cursor, {count: kept} if kept and count else {})
+        self._note(kept)
+        return kept
+
+    def _taken(
+        self,
+        cursor: duckdb.DuckDBPyConnection,
+        rows: Sequence[bytes],
+        insert: str,
+        values: list[str],
+    ) -> int:
+        self._batch.fill(rows)
+        try:
+            return number_in(cursor.execute(insert, values))
+        except _UNFIT as error:
+            raise RowsRefused(str(error)) from error
+
+    def _note(self, kept: int) -> None:
+        if kept:
+            self._changed()
+            self.last_write = datetime.now(UTC)
+
+    def marks(self) -> dict[str, Mark]:
+        """Return all marks by segment."""
+        with self._database.questions() as cursor:
+            rows = cursor.execute("SELECT segment, position, closed FROM journal_marks").fetchall()
+        return {name: Mark(name, position, closed) for name, position, closed in rows}
+
+    def forget(self, segments: Sequence[str]) -> None:
+        """Delete the marks of *segments*, which are gone."""
+        with self._database.transaction() as cursor:
+            cursor.execute("DELETE FROM journal_marks WHERE segment IN ?", [list(segments)])

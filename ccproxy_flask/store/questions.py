@@ -1,0 +1,249 @@
+"""Answers questions from the database and its parts: only from those that can have an answer."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import duckdb
+import orjson
+
+from ccproxy_flask.errors import StoreUnavailable
+from ccproxy_flask.filters import LogFilter
+
+from . import analytics, statements
+from .base import Cursor, EntriesPage, Page, QueryPage, Totals
+from .statements import number_in
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterator, Sequence
+    from pathlib import Path
+
+    from .database import Database
+    from .parts import Part, Parts
+    from .pipes import Pipes
+
+EXPORT_SECONDS = 900.0
+"""The longest export, the time its reader takes included."""
+EXACT_ROWS = 250_000
+"""Of so many rows percentiles are exact; of more they are within 1.5 %."""
+_FEW_KEYS = 1000
+_NOTHING = LogFilter()
+Key = tuple[Any, ...]
+
+
+class Questions:
+    """Answers about the rows of *database* and *parts*; exports go through *pipes*."""
+
+    def __init__(self, database: Database, parts: Parts, pipes: Pipes | None) -> None:
+        self._database, self._parts, self._pipes = database, parts, pipes
+
+    # -- rows --------------------------------------------------------------------------------------
+
+    def entries(self, where: LogFilter, page: Page) -> EntriesPage:
+        """As Store.entries()."""
+        condition, values = statements.condition(where)
+        with self._moment() as cursor:
+            parts = self._overlapping(cursor, where)
+            total = self._count(cursor, where, parts)
+            if page.order_by == "timestamp":
+                keys = self._keys_by_time(cursor, parts, condition, values, page)
+            else:
+                keys = self._keys(cursor, parts, condition, values, page)
+            rows = self._rows(cursor, parts, keys, page)
+        return EntriesPage(statements.array(rows), total)
+
+    def query(self, where: LogFilter, limit: int, cursor: Cursor | None = None) -> QueryPage:
+        """As Store.query()."""
+        condition, values = statements.condition(where)
+        seen = None if cursor is None else cursor.timestamp.replace(tzinfo=None)
+        if cursor is not None:
+            condition += " AND timestamp <= ? AND (timestamp < ? OR request_id < ?)"
+            values += [seen, seen, cursor.request_id]
+        page = Page(limit=limit + 1)
+        with self._moment() as asking:
+            parts = self._overlapping(asking, where)
+            parts = [part for part in parts if seen is None or part.first <= seen]
+            keys = self._keys_by_time(asking, parts, condition, values, page)
+            has_more, keys = len(keys) > limit, keys[:limit]
+            rows = self._rows(asking, parts, keys, page)
+        last = Cursor(keys[-1][0].replace(tzinfo=UTC), keys[-1][1]) if has_more else None
+        return QueryPage(statements.array(rows), len(rows), str(last) if last else None)
+
+    def _keys_by_time(
+        self,
+        cursor: duckdb.DuckDBPyConnection,
+        parts: Sequence[Part],
+        condition: str,
+        values: list[Any],
+        page: Page,
+    ) -> list[Key]:
+        """Return time and id of the rows of *page*: from the newest (or oldest) parts on, as many
+        as are needed."""
+        ordered = sorted(parts, key=lambda part: part.last, reverse=True)
+        if not page.order_desc:
+            ordered = sorted(parts, key=lambda part: part.first)
+        first = Page(page.offset + page.limit, 0, page.order_by, page.order_desc)
+        found: list[Key] = []
+        many = 1
+        while True:
+            found = self._keys(cursor, ordered[:many], condition, values, first)
+            if many >= len(ordered) or _is_settled(found, ordered[many], first):
+                return found[page.offset :]
+            many *= 4
+
+    def _keys(
+        self,
+        cursor: duckdb.DuckDBPyConnection,
+        parts: Sequence[Part],
+        condition: str,
+        values: list[Any],
+        page: Page,
+    ) -> list[Key]:
+        names = dict.fromkeys(["timestamp", "request_id", page.order_by])
+        logs = self._parts.relation(parts)
+        return cursor.execute(
+            f"SELECT {', '.join(names)} FROM ({logs}) AS logs WHERE {condition} "  # noqa: S608  our names
+            f"ORDER BY {_order(page)} LIMIT ? OFFSET ?",
+            [*values, page.limit, page.offset],
+        ).fetchall()
+
+    def _rows(
+        self,
+        cursor: duckdb.DuckDBPyConnection,
+        parts: Sequence[Part],
+        keys: Sequence[Key],
+        page: Page,
+    ) -> list[tuple[Any, ...]]:
+        """Return the rows with these *keys* as texts of JSON, in the order of *page*."""
+        if not keys:
+            return []
+        times = [key[0] for key in keys]
+        least, greatest = min(times), max(times)
+        parts = [part for part in parts if part.first <= greatest and part.last >= least]
+        condition = "logs.timestamp BETWEEN ? AND ? AND request_id IN (SELECT unnest(?::VARCHAR[]))"
+        values: list[Any] = [least, greatest, [key[1] for key in keys]]
+        if len(keys) <= _FEW_KEYS:
+            # The times as they are say which groups of rows need not be read.
+            condition += f" AND logs.timestamp IN ({', '.join('?' * len(times))})"
+            values += times
+        sql = statements.ENTRIES.replace("/*logs*/", self._parts.relation(parts))
+        sql = sql.replace("/*where*/", condition).replace("/*order*/", _order(page))
+        return cursor.execute(sql, [*values, len(keys)]).fetchall()
+
+    # -- figures -----------------------------------------------------------------------------------
+
+    def totals(self, where: LogFilter) -> Totals:
+        """As Store.totals()."""
+        condition, values = statements.condition(where)
+        with self._moment() as cursor:
+            logs, exact = self._logs(cursor, where)
+            sql = statements.TOTALS if exact else statements.TOTALS_OF_MANY
+            sql = sql.replace("/*logs*/", logs).replace("/*where*/", condition)
+            row = cursor.execute(sql, values).fetchone()
+        return Totals(*row) if row else Totals()
+
+    def analytics(self, where: LogFilter, bucket_seconds: int) -> bytes:
+        """As Store.analytics()."""
+        if where.start_time is None:
+            raise ValueError("analytics need a start")
+        condition, values = statements.condition(where)
+        with self._moment() as cursor:
+            logs, exact = self._logs(cursor, where)
+            sql = statements.ANALYTICS if exact else statements.ANALYTICS_OF_MANY
+            sql = sql.replace("/*logs*/", logs).replace("/*where*/", condition)
+            rows = cursor.execute(sql, [bucket_seconds, *values]).fetchall()
+        now = datetime.now(UTC)
+        end = min(where.end_time or now, now)
+        return orjson.dumps(analytics.analytics(rows, bucket_seconds, where.start_time, end))
+
+    def _logs(self, cursor: duckdb.DuckDBPyConnection, where: LogFilter) -> tuple[str, bool]:
+        """Return the SELECT of the rows that *where* can mean, and whether they are not many."""
+        parts = self._overlapping(cursor, where)
+        [(recent,)] = cursor.execute("SELECT count(*) FROM recent_logs").fetchall()
+        few = recent + sum(part.rows for part in parts) <= EXACT_ROWS
+        return self._parts.relation(parts), few
+
+    # -- files -------------------------------------------------------------------------------------
+
+    def export(self, where: LogFilter, form: str) -> Generator[bytes]:
+        """As Store.export()."""
+        if self._pipes is None:
+            raise StoreUnavailable("the database's folder can hold no pipe for exports", 60)
+        form_options, names = statements.EXPORTS[form]
+        condition, values = statements.condition(where)
+        asking: list[duckdb.DuckDBPyConnection] = []
+
+        def write(path: Path) -> None:
+            options = f"{form_options}, USE_TMP_FILE false, PRESERVE_ORDER false"
+            with self._moment(EXPORT_SECONDS) as cursor:
+                asking.append(cursor)
+                logs = self._parts.relation(self._overlapping(cursor, where))
+                rows = f"SELECT {names} FROM ({logs}) AS logs WHERE {condition}"  # noqa: S608  our names
+                cursor.execute(
+                    f"COPY ({rows}) TO {statements.quoted(str(path))} ({options})", values
+                )
+
+        def cancel() -> None:
+            for cursor in asking:
+                with suppress(duckdb.ConnectionException):  # it has just ended by itself
+                    cursor.interrupt()
+
+        return self._pipes.transfer(write, cancel)
+
+    # -- which rows --------------------------------------------------------------------------------
+
+    @contextmanager
+    def _moment(self, seconds: float | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
+        """A cursor that sees the rows of one moment, all of them once."""
+        with self._database.questions(seconds) as cursor:
+            cursor.execute("BEGIN TRANSACTION")
+            yield cursor
+
+    def _overlapping(self, cursor: duckdb.DuckDBPyConnection, where: LogFilter) -> list[Part]:
+        start, end = _naive(where.start_time), _naive(where.end_time)
+        return [
+            part
+            for part in self._parts.registered(cursor)
+            if (start is None or part.last >= start)
+            and (end is None or part.first <= end)
+            and (where.request_id is None or part.least_id <= where.request_id <= part.greatest_id)
+        ]
+
+    def _count(
+        self, cursor: duckdb.DuckDBPyConnection, where: LogFilter, parts: Sequence[Part]
+    ) -> int:
+        known = 0
+        if where.model_copy(update={"start_time": None, "end_time": None}) == _NOTHING:
+            start, end = _naive(where.start_time), _naive(where.end_time)
+            whole = [
+                part
+                for part in parts
+                if (start is None or part.first >= start) and (end is None or part.last <= end)
+            ]
+            known = sum(part.rows for part in whole)
+            parts = [part for part in parts if part not in whole]
+        condition, values = statements.condition(where)
+        logs = self._parts.relation(parts)
+        count = f"SELECT count(*) FROM ({logs}) AS logs WHERE {condition}"  # noqa: S608  our names
+        return known + number_in(cursor.execute(count, values))
+
+
+def _order(page: Page) -> str:
+    # With its table, a name is the column and not the text that is shown of it: much faster.
+    direction = "DESC" if page.order_desc else "ASC"
+    return f"logs.{page.order_by} {direction} NULLS LAST, request_id {direction}"
+
+
+def _is_settled(found: Sequence[Key], following: Part, page: Page) -> bool:
+    """Tell whether no row of the *following* part, or of those behind it, comes before the last of
+    *found*."""
+    if len(found) < page.limit:
+        return False
+    last = found[-1][0]
+    return bool(last > following.last if page.order_desc else last < following.first)
+
+
+def _naive(moment: datetime | None) -> datetime | None:
+    return None if moment is None else moment.astimezone(UTC).replace(tzinfo=None)
