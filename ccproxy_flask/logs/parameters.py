@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 Kind = TypeVar("Kind", bound=BaseModel)
 
 LONGEST_SQL = 20_000
+MOST_OFFSET = 100_000
+_OFFSET = "Rows to skip; what is behind so many is reached by the cursor of `/logs/query`"
 
 
 class InvalidParameters(CcproxyError):
@@ -53,9 +55,7 @@ class Entries(_Rows):
     """What ``/logs/entries`` takes."""
 
     limit: Annotated[int, Field(ge=1, le=1000, description="Rows"), AS_INTEGER] = 50
-    offset: Annotated[
-        int, Field(ge=0, le=1_000_000_000, description="Rows to skip"), AS_INTEGER
-    ] = 0
+    offset: Annotated[int, Field(ge=0, le=MOST_OFFSET, description=_OFFSET), AS_INTEGER] = 0
     order_by: Annotated[Column, Field(description="A column")] = "timestamp"
     order_desc: Annotated[Flag, Field(description="Largest first")] = True
 
