@@ -38,7 +38,7 @@ class SlowStore(DuckDBStore):
             self.may_end.wait(30)
             return b"{}"
         try:
-            with self.questions() as cursor:
+            with self.database.questions() as cursor:
                 cursor.execute("SELECT sum(i) FROM range(1000000000000) t(i)").fetchall()
         except StoreUnavailable:
             self.broken_off.release()

@@ -67,8 +67,7 @@ def sealed(path: Path, *days: float) -> DuckDBStore:
 
 
 def test_days_that_are_over_become_files(store):
-    """A row of an earlier day is in a file of that day, one of today in the database; asked for, it
-    makes no difference."""
+    """Rows of earlier days are in files, those of today in the database; answers are the same."""
     store.append([row(day, model=str(day)) for day in (2.5, 1.5, 1.25, -0.01)], [], {})
     before = store.entries(LogFilter(), Page()).rows
     maintain(store)
@@ -326,8 +325,7 @@ def test_file_that_is_gone_costs_its_rows_alone(tmp_path):
 
 
 def test_database_that_was_lost_finds_its_files(tmp_path):
-    """Where the database is damaged or gone, a new one goes on with the files that are there, each
-    row once."""
+    """Where the database was lost a new one goes on with the files there are, each row once."""
     store = sealed(tmp_path, 2.5, 1.5, 1.25)
     folder = days_folder(store.path)
     [doubled] = folder.glob(f"{TODAY - timedelta(days=3):%Y-%m-%d}*")

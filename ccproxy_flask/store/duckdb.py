@@ -31,12 +31,13 @@ MOST_EXPORTS = 2
 _SNAPSHOT_SECONDS = 10.0
 
 
-class DuckDBStore:
+class DuckDBStore(Intake, Questions):
     """All rows in the database at *path* and in the files beside it: a RecordingStore.
 
-    It is put together of what takes records, what answers questions, and what looks after the
-    files. *keep_free*: so many bytes of the disk are for others. Raises StoreUnavailable, or
-    StoreDamaged.
+    It is put together of what takes records, what answers questions, and ``upkeep``, which looks
+    after the files. *keep_free*: so many bytes of the disk are for others.
+
+    Raises StoreUnavailable, or StoreDamaged.
     """
 
     backend = "duckdb"
@@ -58,29 +59,32 @@ class DuckDBStore:
         except (StoreUnavailable, OSError):
             self._close_files()
             raise
-        self._parts = Parts(folder)
-        self._upkeep = Upkeep(self.database, self._parts, retention or Retention(), self._moved)
-        self._intake = Intake(self.database, self._parts, self._batch, self._changed)
-        self._questions = Questions(self.database, self._parts, self._pipes)
+        parts = Parts(folder)
+        Intake.__init__(self, self.database, parts, self._batch, self._changed)
+        Questions.__init__(self, self.database, parts, self._pipes)
+        self._upkeep = Upkeep(self.database, parts, retention or Retention(), self._moved)
         try:
             self._upkeep.open()
-            self._intake.last_write = self._newest()
+            self.last_write = self._newest()
         except (StoreUnavailable, OSError):
             self.close()
             raise
-        self._delegate()
 
-    def _delegate(self) -> None:
-        """Take from each part what it does: see there, and in ``base``."""
-        intake, questions, database = self._intake, self._questions, self.database
-        self.append, self.append_missing = intake.append, intake.append_missing
-        self.marks, self.forget = intake.marks, intake.forget
-        self.entries, self.query = questions.entries, questions.query
-        self.totals, self.analytics = questions.totals, questions.analytics
-        self.export = questions.export
-        self.is_in_place, self.checkpoint = database.is_in_place, database.checkpoint
-        self.has_lost_its_log = database.has_lost_its_log
-        self.reset = self._upkeep.reset
+    def is_in_place(self) -> bool:
+        """False where the file was removed or replaced under our hands."""
+        return self.database.is_in_place()
+
+    def has_lost_its_log(self) -> bool:
+        """True where what was written last is on the disk only after a checkpoint."""
+        return self.database.has_lost_its_log()
+
+    def checkpoint(self) -> None:
+        """Write what is in the log of changes into the database, unless somebody is in the way."""
+        self.database.checkpoint()
+
+    def reset(self) -> int:
+        """Delete all rows and return how many there were."""
+        return self._upkeep.reset()
 
     @property
     def usable(self) -> bool:
@@ -168,6 +172,4 @@ class DuckDBStore:
             rows = number_in(cursor.execute(f"SELECT count(*) FROM {RECENT}"))  # noqa: S608  our names
             rows += sum(part.rows for part in self._parts.registered(cursor))
             counts = cursor.execute("SELECT name, value FROM journal_counts").fetchall()
-        return StoreStatus(
-            self.backend, str(self.path), rows, self._intake.last_write, counts=dict(counts)
-        )
+        return StoreStatus(self.backend, str(self.path), rows, self.last_write, counts=dict(counts))
