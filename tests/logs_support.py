@@ -52,7 +52,7 @@ class Site:
         body: bytes | None = None,
     ) -> tuple[int, dict[str, str], Any]:
         """Return status, headers, and the body, parsed where it is JSON."""
-        connection = http.client.HTTPConnection("127.0.0.1", self._server.port, timeout=10)
+        connection = http.client.HTTPConnection("127.0.0.1", self._server.port, timeout=30)
         try:
             connection.request(method, path, body, headers or {})
             answer = connection.getresponse()

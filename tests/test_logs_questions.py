@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pytest
@@ -30,7 +31,7 @@ from scripted import wait_until
 
 from ccproxy_flask.errors import StoreUnavailable
 from ccproxy_flask.record import COLUMNS, to_json
-from ccproxy_flask.store import adhoc_sql, analytics
+from ccproxy_flask.store import adhoc_sql, analytics, questions
 from ccproxy_flask.store import duckdb as database
 from ccproxy_flask.store.base import LogFilter, QueryRefused
 from ccproxy_flask.store.duckdb import DuckDBStore
@@ -201,6 +202,41 @@ def test_buckets_fit_the_range():
         analytics.bucket_for(0, span) for span in (60, hour, day, 7 * day, 90 * day, 9000 * day)
     ]
     assert sizes == [60, 60, 900, hour, 12 * hour, 364 * day]
+
+
+def test_analytics_of_many_rows(tmp_path, monkeypatch):
+    """Of many rows all sums are the same as of few, and percentiles are within 1.5 percent."""
+    store = DuckDBStore(tmp_path / "metrics.duckdb")
+    records = [
+        dataclasses.replace(record, duration_ms=record.duration_ms and 1.7**number)
+        for number, record in enumerate(ROWS * 3)
+    ]
+    store.append([to_json(record) for record in records], [], {})
+
+    def found() -> tuple[Any, Any]:
+        where = LogFilter(start_time=START, end_time=START + timedelta(hours=24))
+        return json.loads(store.analytics(where, 900)), dataclasses.asdict(store.totals(where))
+
+    exact = found()
+    monkeypatch.setattr(questions, "EXACT_ROWS", 0)
+    many = found()
+    store.close()
+    assert _without_percentiles(many) == _without_percentiles(exact)
+    # Not between two rows, as the exact ones may be: the durations of rows are far apart here.
+    whole = many[0]["summary"]
+    durations = sorted(record.duration_ms for record in records if record.duration_ms)
+    assert whole["p50_duration_ms"] == pytest.approx(durations[len(durations) // 2 - 1], rel=0.016)
+    assert many[1]["p99_duration_ms"] == pytest.approx(durations[-1], rel=0.016)
+    assert whole["p95_ttft_ms"] == pytest.approx(8, rel=0.016)
+
+
+def _without_percentiles(value: Any) -> Any:
+    if isinstance(value, dict):
+        kept = {name: one for name, one in value.items() if name[:2] not in ("p5", "p9")}
+        return {name: _without_percentiles(one) for name, one in kept.items()}
+    if isinstance(value, list | tuple):
+        return [_without_percentiles(one) for one in value]
+    return pytest.approx(value) if isinstance(value, float) else value
 
 
 def test_many_models_are_bounded(tmp_path):
@@ -591,7 +627,9 @@ def test_sql_that_needs_too_much_memory(tmp_path):
         before = _peak_memory(recorder.process.pid)
         for text in BOMBS:
             status, _, body = site.sql(text)
-            assert (status, body["detail"][0]["type"]) == (422, "sql_out_of_memory"), (text, body)
+            # On a slow machine its time is over first.
+            assert status == 422, (text, body)
+            assert body["detail"][0]["type"] in ("sql_out_of_memory", "sql_timeout"), text
         grown = _peak_memory(recorder.process.pid) - before
         assert site.sql("SELECT count(*) FROM access_logs")[2]["rows"] == [[0]]
         site.close()

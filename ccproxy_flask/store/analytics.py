@@ -64,6 +64,15 @@ def analytics(rows: Iterable[Row], bucket: int, start: datetime, end: datetime) 
     return found
 
 
+def totals(rows: Iterable[Row]) -> dict[str, Any]:
+    """Return the fields of ``Totals`` from the row about the whole."""
+    whole = next((row[3:] for row in rows if row[0] == _WHOLE), _NOTHING)
+    summary = _summary(_figures(whole))
+    return {
+        name: value for name, value in summary.items() if name[:3] == "avg" or "ttft" not in name
+    }
+
+
 def _figures(row: Row) -> dict[str, Any]:
     requests, successes, average, duration, average_ttft, ttft, cost, priced, *tokens = row
     tokens_in, tokens_out, cache_read, cache_write, reasoning = tokens

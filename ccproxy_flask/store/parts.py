@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import duckdb
 
+from . import statements
 from .database import write_out
 from .schema import COLUMN_SQL
 from .statements import quoted
@@ -124,13 +125,21 @@ class Parts:
         return _part((name, rows, path.stat().st_size, *bounds, [one for one, *_ in columns]))
 
     def register(self, cursor: duckdb.DuckDBPyConnection, part: Part) -> None:
-        """Let *part* count."""
+        """Let *part* count, and keep the sums of its rows."""
         values = [getattr(part, name) for name in Part.__slots__]
         cursor.execute("INSERT INTO parts VALUES (?, ?, ?, ?, ?, ?, ?, ?)", values)
+        sums = statements.sums(self.relation([part], recent=""), "true", statements.HOUR)
+        for name in statements.SUMS:
+            cursor.execute(
+                f"INSERT INTO part_{name} {sums} SELECT {quoted(part.name)}, * FROM {name}"
+            )
 
     def unregister(self, cursor: duckdb.DuckDBPyConnection, parts: Sequence[Part]) -> None:
         """Let *parts* count no more. Their files are for the caller to remove, later."""
-        cursor.execute("DELETE FROM parts WHERE name IN ?", [[part.name for part in parts]])
+        names = [part.name for part in parts]
+        cursor.execute("DELETE FROM parts WHERE name IN ?", [names])
+        for name in statements.SUMS:
+            cursor.execute(f"DELETE FROM part_{name} WHERE part IN ?", [names])
 
 
 def _columns(part: Part) -> tuple[str, ...]:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Sequence
     from pathlib import Path
 
+    from .analytics import Row
     from .database import Database
     from .parts import Part, Parts
     from .pipes import Pipes
@@ -29,6 +30,7 @@ EXPORT_SECONDS = 900.0
 EXACT_ROWS = 250_000
 """Of so many rows percentiles are exact; of more they are within 1.5 %."""
 _FEW_KEYS = 1000
+_LONG_BUCKET = 1000 * 86_400
 _NOTHING = LogFilter()
 Key = tuple[Any, ...]
 
@@ -138,10 +140,12 @@ class Questions:
         """As Store.totals()."""
         condition, values = statements.condition(where)
         with self._moment() as cursor:
-            logs, exact = self._logs(cursor, where)
-            sql = statements.TOTALS if exact else statements.TOTALS_OF_MANY
-            sql = sql.replace("/*logs*/", logs).replace("/*where*/", condition)
-            row = cursor.execute(sql, values).fetchone()
+            parts, few = self._asked_of(cursor, where)
+            if not few:
+                rows = self._figures_of_many(cursor, where, parts, _LONG_BUCKET)
+                return Totals(**analytics.totals(rows))
+            sql = statements.TOTALS.replace("/*logs*/", self._parts.relation(parts))
+            row = cursor.execute(sql.replace("/*where*/", condition), values).fetchone()
         return Totals(*row) if row else Totals()
 
     def analytics(self, where: LogFilter, bucket_seconds: int) -> bytes:
@@ -150,20 +154,39 @@ class Questions:
             raise ValueError("analytics need a start")
         condition, values = statements.condition(where)
         with self._moment() as cursor:
-            logs, exact = self._logs(cursor, where)
-            sql = statements.ANALYTICS if exact else statements.ANALYTICS_OF_MANY
-            sql = sql.replace("/*logs*/", logs).replace("/*where*/", condition)
-            rows = cursor.execute(sql, [bucket_seconds, *values]).fetchall()
+            parts, few = self._asked_of(cursor, where)
+            if few:
+                sql = statements.ANALYTICS.replace("/*logs*/", self._parts.relation(parts))
+                sql = sql.replace("/*where*/", condition)
+                rows = cursor.execute(sql, [bucket_seconds, *values]).fetchall()
+            else:
+                rows = self._figures_of_many(cursor, where, parts, bucket_seconds)
         now = datetime.now(UTC)
         end = min(where.end_time or now, now)
         return orjson.dumps(analytics.analytics(rows, bucket_seconds, where.start_time, end))
 
-    def _logs(self, cursor: duckdb.DuckDBPyConnection, where: LogFilter) -> tuple[str, bool]:
-        """Return the SELECT of the rows that *where* can mean, and whether they are not many."""
+    def _asked_of(
+        self, cursor: duckdb.DuckDBPyConnection, where: LogFilter
+    ) -> tuple[list[Part], bool]:
+        """Return the parts to ask, and whether there are few rows in all."""
         parts = self._overlapping(cursor, where)
         [(recent,)] = cursor.execute("SELECT count(*) FROM recent_logs").fetchall()
-        few = recent + sum(part.rows for part in parts) <= EXACT_ROWS
-        return self._parts.relation(parts), few
+        return parts, recent + sum(part.rows for part in parts) <= EXACT_ROWS
+
+    def _figures_of_many(
+        self,
+        cursor: duckdb.DuckDBPyConnection,
+        where: LogFilter,
+        parts: Sequence[Part],
+        bucket_seconds: int,
+    ) -> list[Row]:
+        """Return the rows of analytics: of parts that are meant as a whole from their sums."""
+        condition, values = statements.condition(where)
+        whole = _whole(parts, where) if not bucket_seconds % statements.HOUR else []
+        logs = self._parts.relation(part for part in parts if part not in whole)
+        names = [part.name for part in whole]
+        sums = statements.sums(logs, condition, bucket_seconds, names)
+        return cursor.execute(sums + statements.ANALYTICS_OF_MANY, values).fetchall()
 
     # -- files -------------------------------------------------------------------------------------
 
@@ -214,20 +237,25 @@ class Questions:
     def _count(
         self, cursor: duckdb.DuckDBPyConnection, where: LogFilter, parts: Sequence[Part]
     ) -> int:
-        known = 0
-        if where.model_copy(update={"start_time": None, "end_time": None}) == _NOTHING:
-            start, end = _naive(where.start_time), _naive(where.end_time)
-            whole = [
-                part
-                for part in parts
-                if (start is None or part.first >= start) and (end is None or part.last <= end)
-            ]
-            known = sum(part.rows for part in whole)
-            parts = [part for part in parts if part not in whole]
+        whole = _whole(parts, where)
+        known = sum(part.rows for part in whole)
+        parts = [part for part in parts if part not in whole]
         condition, values = statements.condition(where)
         logs = self._parts.relation(parts)
         count = f"SELECT count(*) FROM ({logs}) AS logs WHERE {condition}"  # noqa: S608  our names
         return known + number_in(cursor.execute(count, values))
+
+
+def _whole(parts: Sequence[Part], where: LogFilter) -> list[Part]:
+    """Return those of *parts* of which *where* means every row."""
+    if where.model_copy(update={"start_time": None, "end_time": None}) != _NOTHING:
+        return []
+    start, end = _naive(where.start_time), _naive(where.end_time)
+    return [
+        part
+        for part in parts
+        if (start is None or part.first >= start) and (end is None or part.last <= end)
+    ]
 
 
 def _order(page: Page) -> str:

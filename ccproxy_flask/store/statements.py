@@ -37,8 +37,11 @@ def _sql(name: str) -> str:
 ENTRIES = _sql("queries/entries.sql").replace("/*columns*/", SHOWN)
 TOTALS = _sql("queries/totals.sql")
 ANALYTICS = _sql("queries/analytics.sql")
-TOTALS_OF_MANY = _sql("queries/totals_of_many.sql")
 ANALYTICS_OF_MANY = _sql("queries/analytics_of_many.sql")
+_SUMS = _sql("queries/sums.sql")
+SUMS = ("cells", "name_bins", "time_bins")
+"""What sums are made of; the sums of parts are in the tables ``part_<name>``."""
+HOUR = 3600
 # Of this database alone: a copy of it may be attached.
 BLOCKS = (
     "SELECT block_size * used_blocks, block_size * free_blocks FROM pragma_database_size() "
@@ -50,6 +53,19 @@ EXPORTS = {
     "jsonl": ("FORMAT json", SHOWN),
     "parquet": ("FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE 20480", _PARQUET),
 }
+
+
+def sums(logs: str, where: str, bucket_seconds: int, parts: Sequence[str] = ()) -> str:
+    """Return the beginning of a statement with the sums of *logs* where *where*, and of those parts
+    whose names are *parts*, which are asked for by whole hours."""
+    text = _SUMS.replace("/*logs*/", logs).replace("/*where*/", where)
+    names = ", ".join(quoted(name) for name in parts)
+    bucket = f"* EXCLUDE part REPLACE (bucket // {bucket_seconds // HOUR or 1} AS bucket)"
+    for name in SUMS:
+        columns = "* EXCLUDE part" if name == "name_bins" else bucket
+        stored = f"UNION ALL SELECT {columns} FROM part_{name} WHERE part IN ({names})"  # noqa: S608  our names
+        text = text.replace(f"/*{name}*/", stored if parts else "")
+    return text.replace("/*bucket*/", str(int(bucket_seconds)))
 
 
 def insert(batch: str) -> str:

@@ -13,3 +13,44 @@ CREATE TABLE parts (
     greatest_id VARCHAR NOT NULL,
     columns VARCHAR[] NOT NULL
 );
+
+-- What analytics need of each part, see queries/sums.sql; *bucket* counts hours. Written and deleted
+-- in the transactions that write and delete the part's row above, so that they cannot disagree.
+CREATE TABLE part_cells (
+    part VARCHAR NOT NULL,
+    bucket BIGINT NOT NULL,
+    service_type VARCHAR,
+    model VARCHAR,
+    provider VARCHAR,
+    failure VARCHAR,
+    requests BIGINT NOT NULL,
+    duration DOUBLE,
+    durations BIGINT NOT NULL,
+    ttft DOUBLE,
+    ttfts BIGINT NOT NULL,
+    cost DECIMAL(38, 10),
+    priced BIGINT NOT NULL,
+    input HUGEINT,
+    output HUGEINT,
+    cache_read HUGEINT,
+    cache_write HUGEINT,
+    reasoning HUGEINT
+);
+
+CREATE TABLE part_name_bins (
+    part VARCHAR NOT NULL,
+    service_type VARCHAR,
+    model VARCHAR,
+    provider VARCHAR,
+    kind UTINYINT NOT NULL,
+    bin SMALLINT NOT NULL,
+    number BIGINT NOT NULL
+);
+
+CREATE TABLE part_time_bins (
+    part VARCHAR NOT NULL,
+    bucket BIGINT NOT NULL,
+    kind UTINYINT NOT NULL,
+    bin SMALLINT NOT NULL,
+    number BIGINT NOT NULL
+);

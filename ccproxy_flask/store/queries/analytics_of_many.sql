@@ -1,50 +1,18 @@
--- The same answer as analytics.sql, for many rows: percentiles come from counts of values by size (each
--- bin 3 % wider than the one before it), so that memory does not grow with the rows. One scan.
-WITH cells AS MATERIALIZED (
+-- The same answer as analytics.sql, for many rows, from what sums.sql gives: memory does not grow with
+-- the rows, and the sums of whole parts are known already.
+, bins AS (
     SELECT
-        service_type, model, provider, failure, bucket,
-        count(*) AS requests,
-        sum(duration_ms) AS duration, count(duration_ms) AS durations,
-        sum(ttft_ms) AS ttft, count(ttft_ms) AS ttfts,
-        sum(cost_usd) AS cost, count(cost_usd) AS priced,
-        sum(tokens_input) AS input, sum(tokens_output) AS output,
-        sum(cache_read_tokens) AS cache_read, sum(cache_write_tokens) AS cache_write,
-        sum(tokens_reasoning) AS reasoning,
-        histogram(floor(ln(greatest(duration_ms, 0.001)) / ln(1.03))::SMALLINT) AS duration_bins,
-        histogram(floor(ln(greatest(ttft_ms, 0.001)) / ln(1.03))::SMALLINT) AS ttft_bins
-    FROM (
-        SELECT
-            service_type, model, provider, duration_ms, ttft_ms, cost_usd,
-            tokens_input, tokens_output, cache_read_tokens, cache_write_tokens, tokens_reasoning,
-            CASE
-                WHEN error_type IS NULL AND status_code < 400 THEN NULL
-                ELSE coalesce(error_type, 'unknown')
-            END AS failure,
-            epoch_us(timestamp) // (?::BIGINT * 1000000) AS bucket
-        FROM (/*logs*/) AS logs
-        WHERE /*where*/
-    )
-    GROUP BY ALL
-),
-entries AS (
-    SELECT service_type, model, provider, failure, bucket, 0 AS kind,
-        unnest(map_entries(duration_bins)) AS entry
-    FROM cells
-    UNION ALL
-    SELECT service_type, model, provider, failure, bucket, 1 AS kind,
-        unnest(map_entries(ttft_bins)) AS entry
-    FROM cells
-),
-bins AS (
-    SELECT
-        grouping(service_type, model, provider, failure, bucket) AS level,
-        coalesce(service_type, model, provider, failure) AS name,
-        bucket, kind, entry.key AS bin, sum(entry.value) AS number
-    FROM entries
+        grouping(service_type, model, provider) * 4 + 3 AS level,
+        coalesce(service_type, model, provider) AS name,
+        NULL::BIGINT AS bucket, kind, bin, sum(number) AS number
+    FROM name_bins
     GROUP BY GROUPING SETS (
-        (kind, bin), (service_type, kind, bin), (model, kind, bin), (provider, kind, bin),
-        (bucket, kind, bin)
+        (kind, bin), (service_type, kind, bin), (model, kind, bin), (provider, kind, bin)
     )
+    UNION ALL
+    SELECT 30 AS level, NULL AS name, bucket, kind, bin, sum(number) AS number
+    FROM time_bins
+    GROUP BY bucket, kind, bin
 ),
 ranks AS (
     SELECT *, sum(number) OVER (PARTITION BY level, name, bucket, kind ORDER BY bin) AS upto,
@@ -69,7 +37,7 @@ sums AS (
         (coalesce(sum(requests) FILTER (failure IS NULL), 0))::BIGINT AS successes,
         sum(duration) / nullif(sum(durations), 0) AS duration,
         sum(ttft) / nullif(sum(ttfts), 0) AS ttft,
-        sum(cost)::DOUBLE AS cost, sum(priced)::BIGINT AS priced,
+        sum(cost)::DOUBLE AS cost, coalesce(sum(priced), 0)::BIGINT AS priced,
         coalesce(sum(input), 0)::BIGINT AS input,
         coalesce(sum(output), 0)::BIGINT AS output,
         coalesce(sum(cache_read), 0)::BIGINT AS cache_read,
@@ -79,7 +47,7 @@ sums AS (
     GROUP BY GROUPING SETS ((), (service_type), (model), (provider), (failure), (bucket))
 )
 SELECT
-    sums.level, sums.name, sums.bucket, requests, successes,
+    sums.level, sums.name, sums.bucket, coalesce(requests, 0), successes,
     duration, durations.shown, ttft, ttfts.shown,
     cost, priced, input, output, cache_read, cache_write, reasoning
 FROM sums
