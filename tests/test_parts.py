@@ -21,7 +21,7 @@ from scripted import wait_until
 from ccproxy_flask.errors import StoreUnavailable
 from ccproxy_flask.record import to_json
 from ccproxy_flask.store import questions, schema, upkeep
-from ccproxy_flask.store.base import Cursor, LogFilter, Mark, Page, Totals
+from ccproxy_flask.store.base import CommittedOffset, Cursor, LogFilter, Page, Totals
 from ccproxy_flask.store.database import days_folder, set_aside
 from ccproxy_flask.store.duckdb import DuckDBStore
 from ccproxy_flask.store.remote import RemoteStore
@@ -410,7 +410,7 @@ sys.path.insert(0, sys.argv[2])
 from test_parts import TODAY, make_record, maintain, to_json
 from pathlib import Path
 from ccproxy_flask.store import upkeep
-from ccproxy_flask.store.base import Mark
+from ccproxy_flask.store.base import CommittedOffset
 from ccproxy_flask.store.duckdb import DuckDBStore
 upkeep.PART_ROWS, upkeep.FEW_ROWS, upkeep.LEAST_WASTE = 60, 0, 1
 store = DuckDBStore(Path(sys.argv[1]))
@@ -427,7 +427,7 @@ while True:
         record.timestamp = TODAY - timedelta(hours=number % 90, minutes=1)
         record.chunks = number
         number += 1
-    store.append([to_json(record) for record in records], [Mark("s", number)], {})
+    store.append([to_json(record) for record in records], [CommittedOffset("s", number)], {})
 """
 
 
@@ -485,7 +485,7 @@ def test_database_of_the_first_version_is_moved_while_rows_come(tmp_path, monkey
     old_database(path, 100_000)
     before = path.stat().st_size
     store = DuckDBStore(path)
-    assert (store.status().rows, store.marks()) == (100_000, {"s": Mark("s", 7)})
+    assert (store.status().rows, store.marks()) == (100_000, {"s": CommittedOffset("s", 7)})
     seen: list[int] = []
     ended = threading.Event()
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import duckdb
 
 from . import statements
-from .base import Mark, RowsRefused
+from .base import CommittedOffset, RowsRefused
 from .statements import number_in
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class Intake:
         self.last_write: datetime | None = None
 
     def append(
-        self, rows: Sequence[bytes], marks: Sequence[Mark], counts: Mapping[str, int]
+        self, rows: Sequence[bytes], marks: Sequence[CommittedOffset], counts: Mapping[str, int]
     ) -> None:
         """As RecordingStore.append()."""
         with self._database.transaction() as cursor:
@@ -51,7 +51,7 @@ class Intake:
     def append_missing(
         self,
         rows: Mapping[str, bytes],
-        marks: Sequence[Mark],
+        marks: Sequence[CommittedOffset],
         counts: Mapping[str, int],
         count: str | None = None,
     ) -> int:
@@ -93,11 +93,11 @@ class Intake:
             self._changed()
             self.last_write = datetime.now(UTC)
 
-    def marks(self) -> dict[str, Mark]:
+    def marks(self) -> dict[str, CommittedOffset]:
         """Return all marks by segment."""
         with self._database.questions() as cursor:
             rows = cursor.execute("SELECT segment, position, closed FROM journal_marks").fetchall()
-        return {name: Mark(name, position, closed) for name, position, closed in rows}
+        return {name: CommittedOffset(name, position, closed) for name, position, closed in rows}
 
     def forget(self, segments: Sequence[str]) -> None:
         """Delete the marks of *segments*, which are gone."""
