@@ -239,6 +239,10 @@ class Database:
         """Return when the question began that has run longest; now, where there is none."""
         return min(self._active.values(), default=time.monotonic())
 
+    def is_quiet(self) -> bool:
+        """Tell whether no question runs: then a checkpoint gives the space of deleted rows back."""
+        return not self._active
+
     @contextmanager
     def changes(self, seconds: float) -> Iterator[duckdb.DuckDBPyConnection]:
         """A transaction beside those of :meth:`transaction`, on other rows, of bounded time."""

@@ -74,6 +74,8 @@ class Upkeep:
         self._few_from = time.monotonic()
         """From then on a few rows of older days are moved, too."""
         self._sealing = False
+        self._unwritten = True
+        """True where a checkpoint will give space back."""
         self._uncompacted = False
         """True where rows went to make the database's file smaller, which it is not yet."""
         self._gone: list[tuple[float, str]] = []
@@ -135,7 +137,11 @@ class Upkeep:
         """
         with self.lock:
             done = self._expire() or self._seal() or self._merge()
+            self._unwritten |= done
             self._remove_gone()
+            if self._unwritten and not done and self._database.is_quiet():
+                self._database.checkpoint()
+                self._unwritten = False
             return done or self._compact()
 
     def _expire(self) -> bool:
@@ -293,6 +299,7 @@ class Upkeep:
                 deleted = number_in(cursor.execute(f"DELETE FROM {RECENT}"))  # noqa: S608  our names
                 self._drop(cursor, known)
             self._mark_gone(known)
+            self._unwritten = True
             self._remove_gone()
         return deleted + sum(part.rows for part in known)
 
