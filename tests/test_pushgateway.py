@@ -15,7 +15,7 @@ from debian_support import fetch, fetch_json, needs, pushgateway, victoria_metri
 from scripted import Conversation, ScriptedUpstream, wait_until
 from structlog.testing import capture_logs
 
-from ccproxy_flask.export.pushgateway import CircuitBreaker, PushgatewayClient
+from ccproxy_flask.export.pushgateway import PushgatewayClient
 from ccproxy_flask.metrics import PrometheusMetrics
 from ccproxy_flask.observability import (
     get_metrics,
@@ -238,37 +238,6 @@ def test_garbage_is_a_failure(upstream: ScriptedUpstream) -> None:
 
     upstream.script = script
     assert not client(upstream.url).push_metrics(figures(1).registry)
-
-
-def test_breaker_keeps_quiet_then_tries_once(upstream: ScriptedUpstream) -> None:
-    """After failures in a row nothing is sent for a while; then one push tries, and may heal it."""
-    now = [0.0]
-    breaker = CircuitBreaker(failures=2, recovery_seconds=60, clock=lambda: now[0])
-    gateway = client(upstream.url, breaker=breaker)
-    answers = {"status": "500 Broken"}
-    upstream.script = lambda talk: talk.answer(b"", answers["status"])
-
-    def push_at(second: float) -> tuple[bool, int]:
-        now[0] = second
-        return gateway.push_metrics(figures(1).registry), len(upstream.seen)
-
-    assert [push_at(0), push_at(1)] == [(False, 1), (False, 2)]
-    assert [push_at(2), push_at(60)] == [(False, 2), (False, 2)]
-    assert push_at(61) == (False, 3)
-    assert push_at(120) == (False, 3)
-    answers["status"] = "202 Accepted"
-    assert push_at(121) == (True, 4)
-    assert push_at(121) == (True, 5)
-
-
-def test_open_breaker_lets_one_of_many_try() -> None:
-    """When the pause is over, one attempt is let through, not all that wait."""
-    now = [0.0]
-    breaker = CircuitBreaker(failures=1, recovery_seconds=10, clock=lambda: now[0])
-    breaker.failed()
-    now[0] = 10.0
-
-    assert [breaker.allows() for _ in range(5)] == [True, False, False, False, False]
 
 
 # -- the client of the settings --------------------------------------------------------------------

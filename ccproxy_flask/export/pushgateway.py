@@ -10,7 +10,6 @@ import contextlib
 import http.client
 import socket
 import threading
-import time
 from typing import TYPE_CHECKING
 from urllib.parse import urlencode, urlsplit
 
@@ -44,56 +43,12 @@ class PushFailed(Exception):
     """The gateway did not take what was pushed; the text says why."""
 
 
-class CircuitBreaker:
-    """Lets nothing through after *failures* in a row, for *recovery_seconds*; then one, to try.
-
-    *clock* gives seconds that only grow.
-    """
-
-    def __init__(
-        self,
-        failures: int = 5,
-        recovery_seconds: float = 60.0,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._limit, self._recovery = failures, recovery_seconds
-        self._clock = clock
-        self._lock = threading.Lock()
-        self._failures = 0
-        self._closed_until = 0.0
-
-    @property
-    def is_open(self) -> bool:
-        """True after too many failures, until something succeeds."""
-        return self._failures >= self._limit
-
-    def allows(self) -> bool:
-        """Tell whether to try now; each yes while it is open is for one attempt."""
-        with self._lock:
-            if self.is_open:
-                if self._clock() < self._closed_until:
-                    return False
-                self._closed_until = self._clock() + self._recovery
-            return True
-
-    def succeeded(self) -> None:
-        """Take note of a success: everything may pass again."""
-        with self._lock:
-            self._failures = 0
-
-    def failed(self) -> None:
-        """Take note of a failure."""
-        with self._lock:
-            self._failures += 1
-            self._closed_until = self._clock() + self._recovery
-
-
 class PushgatewayClient:
     """Pushes to ``pushgateway_url`` of *settings*, grouped by ``pushgateway_job`` and *instance*.
 
     Where the URL is VictoriaMetrics' import or write endpoint, its import protocol is spoken. An
     exchange takes at most *timeout_seconds* to connect and as long to be answered. Nothing raises:
-    a push that fails is logged, and told by False; after several the *breaker* keeps quiet.
+    a push that fails is logged, and False. When to try again is the caller's to say.
     """
 
     def __init__(
@@ -102,14 +57,12 @@ class PushgatewayClient:
         *,
         instance: str | None = None,
         timeout_seconds: float = 10.0,
-        breaker: CircuitBreaker | None = None,
     ) -> None:
         url = settings.pushgateway_url
         self._url, self._imports = url or "", False
         self._job = settings.pushgateway_job
         self._instance = instance or settings.node or socket.gethostname()[:64]
         self._timeout = timeout_seconds
-        self._breaker = breaker or CircuitBreaker()
         for ending in (IMPORT_PATH, _WRITE_PATH):
             if self._url.endswith(ending):
                 self._url, self._imports = self._url.removesuffix(ending) + IMPORT_PATH, True
@@ -130,7 +83,7 @@ class PushgatewayClient:
         if self._imports and method == "delete":
             log.warning("pushgateway_delete_not_supported", url=self._url)
             return False
-        if not self.is_enabled() or not self._breaker.allows():
+        if not self.is_enabled():
             return False
         return self._attempt(registry, method)
 
@@ -149,16 +102,8 @@ class PushgatewayClient:
             else:
                 self._push(registry, method)
         except PushFailed as error:
-            self._breaker.failed()
-            log.warning(
-                "pushgateway_push_failed",
-                url=self._url,
-                method=method,
-                reason=str(error),
-                paused=self._breaker.is_open,
-            )
+            log.warning("pushgateway_push_failed", url=self._url, method=method, reason=str(error))
             return False
-        self._breaker.succeeded()
         return True
 
     def _push(self, registry: CollectorRegistry, method: str) -> None:
