@@ -72,6 +72,15 @@ class RequestRecord:
     api_key_id: str | None = None
     node: str | None = None
     content: str | None = None
+    client: str | None = None
+    client_version: str | None = None
+    parent_agent_id: str | None = None
+    request_class: str | None = None
+    conversation_id: str | None = None
+    message_id: str | None = None
+    previous_message_id: str | None = None
+    transport: str | None = "http"
+    tools_ms: float | None = None
 
     @property
     def succeeded(self) -> bool:
@@ -92,7 +101,7 @@ COLUMN_TYPES: dict[str, type] = {
 
 _OURS = frozenset(
     {"request_id", "method", "endpoint", "client_ip", "service_type", "provider"}
-    | {"cost_source", "error_type", "api_key_id", "node"}
+    | {"cost_source", "error_type", "api_key_id", "node", "request_class", "transport"}
 )
 TEXT_COLUMNS: tuple[str, ...] = tuple(
     name for name, kind in COLUMN_TYPES.items() if kind is str and name not in _OURS

@@ -25,9 +25,12 @@ from .base import Dialect, Endpoint
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from ..usage.request_class import RequestClass
+
 __all__ = [
     "BY_NAME",
     "BY_SETTING",
+    "CLASSES",
     "DIALECTS",
     "ENDPOINTS",
     "KEY_HEADERS",
@@ -60,6 +63,14 @@ ENDPOINTS: frozenset[str] = frozenset(
     {endpoint.name for dialect in DIALECTS for endpoint in dialect.endpoints} | {OTHER}
 )
 """Every value the column and label ``endpoint`` can have for proxied requests."""
+
+CLASSES: dict[str, RequestClass] = {
+    endpoint.name: endpoint.of
+    for dialect in DIALECTS
+    for endpoint in dialect.endpoints
+    if endpoint.of is not None
+}
+"""What requests to an endpoint are for, by its label, where that is always the same."""
 
 KEY_HEADERS = tuple(
     dict.fromkeys(

@@ -35,12 +35,13 @@ class MessagesParser(ResponseParser):
 
     wanted: ClassVar[WantedMembers] = {
         **ERROR_WANTED,
+        "id": None,
         "model": None,
         "stop_reason": None,
         "usage": None,
         "delta": None,
         "content_block": {"type": None},
-        "message": {"model": None, "stop_reason": None, "usage": None},
+        "message": {"id": None, "model": None, "stop_reason": None, "usage": None},
     }
 
     def __init__(self, status: int) -> None:
@@ -72,6 +73,7 @@ class MessagesParser(ResponseParser):
 
     def document(self, document: dict[str, Any]) -> None:
         """Take note of a whole message."""
+        self.note_id(document.get("id"))
         self.note_model(document.get("model"))
         self._note_stop(document)
         self._note_usage(document.get("usage"))
@@ -194,10 +196,12 @@ DIALECT = Dialect(
     name="anthropic_messages",
     setting="anthropic_messages",
     endpoints=(
-        Endpoint(API_ROOT + r"/messages/count_tokens", "/v1/messages/count_tokens"),
-        Endpoint(API_ROOT + r"/messages/batches(?:/.*)?", "/v1/messages/batches"),
+        Endpoint(
+            API_ROOT + r"/messages/count_tokens", "/v1/messages/count_tokens", of="count_tokens"
+        ),
+        Endpoint(API_ROOT + r"/messages/batches(?:/.*)?", "/v1/messages/batches", of="batches"),
         Endpoint(API_ROOT + r"/messages", "/v1/messages", "POST", generates=True),
-        Endpoint(API_ROOT + r"/complete", "/v1/complete"),
+        Endpoint(API_ROOT + r"/complete", "/v1/complete", of="main"),
     ),
     parser=MessagesParser,
     error_body=error_body,

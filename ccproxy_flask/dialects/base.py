@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from ..errors import ProxyError
     from ..usage.parser import ResponseParser
+    from ..usage.request_class import RequestClass
     from .stream_usage import UsageRemover
 
 API_ROOT = r"(?:^|/v\d+\w*|/openai|/anthropic|/beta|/deployments/[^/]+)"
@@ -30,6 +31,8 @@ class Endpoint(NamedTuple):
     """None: any."""
     generates: bool = False
     """A model answers; else it is a list, a count, a file, and what is stored."""
+    of: RequestClass | None = None
+    """What requests to it are for, whoever sends them; None: that is for the client to say."""
 
 
 def _never(_path: str, _headers: Mapping[str, str]) -> bool:
@@ -66,6 +69,8 @@ class Dialect:
     """Where answers have the provider's own id; the first one that is there counts."""
     limit_headers: tuple[str, ...] = ()
     """What the names of the headers begin with that state rate limits."""
+    begins_chains: bool = False
+    """A later request may name an answer by its id, in place of what was said before."""
     price_vendor: str | None = None
     """Whose prices hold where a provider that the table lacks speaks it."""
     shown: frozenset[str] = field(default=frozenset(), repr=False)

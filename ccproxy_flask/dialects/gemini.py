@@ -39,6 +39,7 @@ class GeminiParser(ResponseParser):
     wanted: ClassVar[WantedMembers] = {
         **ERROR_WANTED,
         "modelVersion": None,
+        "responseId": None,
         "usageMetadata": None,
         "candidates": [{"index": None, "finishReason": None, "content": {"parts": None}}],
     }
@@ -50,6 +51,7 @@ class GeminiParser(ResponseParser):
     def document(self, document: dict[str, Any]) -> None:
         """Take note of a chunk of a stream, or of a whole answer."""
         self.note_model(document.get("modelVersion"))
+        self.note_id(document.get("responseId"))
         for place, candidate in enumerate(as_objects(document.get("candidates"))):
             if reason := as_name(candidate.get("finishReason")):
                 # Of several candidates the first one speaks.
@@ -179,9 +181,9 @@ DIALECT = Dialect(
             "POST",
             generates=True,
         ),
-        Endpoint(r":countTokens", "/v1beta/models:countTokens"),
-        Endpoint(r":(?:batchE|e)mbedContents?", "/v1beta/models:embedContent"),
-        Endpoint(r"/v1beta/models(?:/[^/:]*)?", "/v1beta/models"),
+        Endpoint(r":countTokens", "/v1beta/models:countTokens", of="count_tokens"),
+        Endpoint(r":(?:batchE|e)mbedContents?", "/v1beta/models:embedContent", of="embeddings"),
+        Endpoint(r"/v1beta/models(?:/[^/:]*)?", "/v1beta/models", of="models"),
     ),
     parser=GeminiParser,
     error_body=error_body,

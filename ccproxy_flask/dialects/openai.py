@@ -139,11 +139,13 @@ DIALECT = Dialect(
     name="openai",
     endpoints=(
         Endpoint(API_ROOT + r"/moderations", "/v1/moderations"),
-        Endpoint(API_ROOT + r"/audio/(?:speech|transcriptions|translations)", "/v1/audio"),
-        Endpoint(API_ROOT + r"/images(?:/.*)?", "/v1/images"),
-        Endpoint(API_ROOT + r"/files(?:/.*)?", "/v1/files"),
-        Endpoint(API_ROOT + r"/batches(?:/.*)?", "/v1/batches"),
-        Endpoint(API_ROOT + r"/models(?:/.*)?", "/v1/models"),
+        Endpoint(
+            API_ROOT + r"/audio/(?:speech|transcriptions|translations)", "/v1/audio", of="audio"
+        ),
+        Endpoint(API_ROOT + r"/images(?:/.*)?", "/v1/images", of="images"),
+        Endpoint(API_ROOT + r"/files(?:/.*)?", "/v1/files", of="files"),
+        Endpoint(API_ROOT + r"/batches(?:/.*)?", "/v1/batches", of="batches"),
+        Endpoint(API_ROOT + r"/models(?:/.*)?", "/v1/models", of="models"),
     ),
     error_body=error_body,
     claims=_is_for_openai,

@@ -33,6 +33,7 @@ class ChatParser(ResponseParser):
 
     wanted: ClassVar[WantedMembers] = {
         **ERROR_WANTED,
+        "id": None,
         "model": None,
         "usage": None,
         "service_tier": None,
@@ -76,6 +77,7 @@ class ChatParser(ResponseParser):
         """Take note of a chunk of a stream, or of a whole completion."""
         # Azure's first chunk names the model "" and has no choices.
         self.note_model(document.get("model"))
+        self.note_id(document.get("id"))
         self._service_tier = as_name(document.get("service_tier")) or self._service_tier
         choices = document.get("choices")
         if choices:

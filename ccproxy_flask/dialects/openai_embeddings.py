@@ -28,7 +28,11 @@ class EmbeddingsParser(ChatParser):
 
 DIALECT = Dialect(
     name="openai_embeddings",
-    endpoints=(Endpoint(API_ROOT + r"/embeddings", "/v1/embeddings", "POST", generates=True),),
+    endpoints=(
+        Endpoint(
+            API_ROOT + r"/embeddings", "/v1/embeddings", "POST", generates=True, of="embeddings"
+        ),
+    ),
     parser=EmbeddingsParser,
     error_body=openai.error_body,
     key_headers=openai.KEY_HEADERS,

@@ -22,6 +22,7 @@ class ResponsesParser(ResponseParser):
     __slots__ = ("_response",)
 
     _response_wanted: ClassVar[WantedMembers] = {
+        "id": None,
         "model": None,
         "status": None,
         "usage": None,
@@ -72,6 +73,7 @@ class ResponsesParser(ResponseParser):
         elif response := event.get("response"):
             # response.created: a stream that breaks off has named its model.
             self.note_model(as_object(response).get("model"))
+            self.note_id(as_object(response).get("id"))
 
     def document(self, document: dict[str, Any]) -> None:
         """Take note of a whole response."""
@@ -79,6 +81,7 @@ class ResponsesParser(ResponseParser):
             key: value for key, value in document.items() if key in self._response_wanted
         }
         self.note_model(document.get("model"))
+        self.note_id(document.get("id"))
         self.finish_reason = as_name(document.get("status"))
         if document.get("error"):
             self.note_error(document)
@@ -93,7 +96,9 @@ class ResponsesParser(ResponseParser):
 DIALECT = Dialect(
     name="openai_responses",
     endpoints=(
-        Endpoint(API_ROOT + r"/responses/input_tokens", "/v1/responses/input_tokens"),
+        Endpoint(
+            API_ROOT + r"/responses/input_tokens", "/v1/responses/input_tokens", of="count_tokens"
+        ),
         Endpoint(API_ROOT + r"/responses(?:/compact)?", "/v1/responses", "POST", generates=True),
         Endpoint(API_ROOT + r"/responses(?:/.*)?", "/v1/responses"),
     ),
@@ -102,6 +107,7 @@ DIALECT = Dialect(
     key_headers=openai.KEY_HEADERS,
     request_id_headers=openai.REQUEST_ID_HEADERS,
     limit_headers=openai.LIMIT_HEADERS,
+    begins_chains=True,
     price_vendor="openai",
     shown=openai.SHOWN,
 )

@@ -98,6 +98,24 @@ class OneOf(Filter):
         return (not value.include or found in value.include) and found not in value.exclude
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Among(Filter):
+    """The column has one of *values*, or none of them; what has no value counts as one of them."""
+
+    values: frozenset[str]
+
+    def sql(self, value: bool) -> tuple[str, list[Any]]:
+        """As in the base class."""
+        marks = ", ".join("?" * len(self.values))
+        found = f"coalesce({self.column} IN ({marks}), true)"
+        return found if value else f"NOT {found}", sorted(self.values)
+
+    def matches(self, value: bool, row: Mapping[str, Any]) -> bool:
+        """As in the base class."""
+        found = row.get(self.column)
+        return (found is None or found in self.values) is value
+
+
 class Contains(Filter):
     """One of several columns, between spaces, has this text in it; case does not count."""
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
 
 from ccproxy_flask.errors import ErrorType
+from ccproxy_flask.usage.request_class import GENERATIONS
 
-from .comparisons import AtLeast, AtMost, Contains, Equals, Filter, OneOf, Succeeded
-from .values import Choice, Duration, Flag, Moment, Names, Status, Text
+from .comparisons import Among, AtLeast, AtMost, Contains, Equals, Filter, OneOf, Succeeded
+from .values import Choice, Classes, Duration, Flag, Moment, Names, Status, Text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -47,6 +48,12 @@ class LogFilter(BaseModel):
     session_id: Annotated[Text | None, Equals(column="session_id", text="One session", options=("--session", "--session-id"))] = None
     user_id: Annotated[Text | None, Equals(column="user_id", text="One user, as the client names them")] = None
     api_key_id: Annotated[Text | None, Equals(column="api_key_id", text="One key, by its hash")] = None
+    client: Annotated[Names, OneOf(column="client", text="Programs: `a,b` is one of these, `!a,!b` none of these", examples=("claude-code,codex", "!browser"))] = Choice()
+    request_class: Annotated[Classes, OneOf(column="request_class", text="What requests are for: `a,b` is one of these, `!a,!b` none of these", options=("--class", "--request-class"), examples=("main,subagent", "!auxiliary"))] = Choice()
+    generation: Annotated[Flag | None, Among(column="request_class", values=GENERATIONS, text="What a model answers, or what is none of that: counts of tokens, lists, files, probes", options=("--generation/--no-generation",))] = None
+    conversation_id: Annotated[Text | None, Equals(column="conversation_id", text="One conversation", options=("--conversation", "--conversation-id"))] = None
+    transport: Annotated[Literal["http", "websocket"] | None, Equals(column="transport", text="How it was spoken")] = None
+    content: Annotated[Literal["kept", "off", "dropped"] | None, Equals(column="content", text="Whether what was said is kept")] = None
     request_id: Annotated[Text | None, Equals(column="request_id", text="One request", final=True)] = None
     error_type: Annotated[ErrorType | None, Equals(column="error_type", text="One kind of error")] = None
     succeeded: Annotated[Flag | None, Succeeded(column="error_type status_code", text="Whether the client got the whole of an answer that is no error", options=("--succeeded/--failed",))] = None

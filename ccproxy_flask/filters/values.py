@@ -6,6 +6,7 @@ that are no texts (from our own code) are checked for their type and bounds alon
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from math import isfinite
@@ -15,6 +16,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError, PydanticKnownError
 
 from ccproxy_flask.record import COLUMNS
+from ccproxy_flask.usage.request_class import REQUEST_CLASSES
 
 from . import query_formats
 
@@ -26,6 +28,9 @@ LONGEST_DURATION_MS = 1e12
 _BOOLEANS = dict.fromkeys(("true", "1", "yes", "on"), True) | dict.fromkeys(
     ("false", "0", "no", "off"), False
 )
+
+_CLASS = f"!?(?:{'|'.join(REQUEST_CLASSES)})"
+_CLASSES = re.compile(f"^{_CLASS}(?:,{_CLASS}){{0,{len(REQUEST_CLASSES) - 1}}}$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,8 +129,19 @@ Moment = Annotated[
         ]
     ),
 ]
+
+
+def _classes(text: str) -> Choice:
+    """Return what a choice of request classes means; refuse others, naming those there are."""
+    if not _CLASSES.fullmatch(text):
+        message = "Input should be of these, between commas, each with ! or without: {expected}"
+        raise PydanticCustomError("enum", message, {"expected": ", ".join(REQUEST_CLASSES)})
+    return _choice(text)
+
+
 Names = Annotated[
     Choice,
     _reading(_choice),
     _described(type="string", maxLength=LONGEST_TEXT, pattern=query_formats.CHOICES.pattern),
 ]
+Classes = Annotated[Choice, _reading(_classes), _described(type="string", pattern=_CLASSES.pattern)]

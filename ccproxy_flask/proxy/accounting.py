@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import structlog
 
 from .. import redact
+from ..dialects import CLASSES, OTHER
+from ..usage.request_class import TURNS, class_at_end, class_of
 from .observers import NullObserver
 
 if TYPE_CHECKING:
@@ -25,6 +27,7 @@ class Accounting(NullObserver):
 
     __slots__ = (
         "_answer",
+        "_begins_chain",
         "_begun",
         "_content_seen",
         "_head",
@@ -38,7 +41,7 @@ class Accounting(NullObserver):
         self._prices, self._record, self._head = prices, record, head
         self._request = head.dialect.request_reader(head.named, head.path, generates=head.generates)
         self._answer: AnswerReader | None = None
-        self._begun = self._is_noted = self._content_seen = False
+        self._begun = self._is_noted = self._content_seen = self._begins_chain = False
 
     def request_chunk(self, data: bytes, at: float) -> None:  # noqa: ARG002  an observer's signature
         """Read a piece; what the first one says is noted at once, for the record's first line."""
@@ -70,9 +73,13 @@ class Accounting(NullObserver):
     def end(self, record: RequestRecord, error: BaseException | None) -> None:
         """Write down what was found out."""
         self._note_request()
+        record.request_class = class_at_end(
+            record.request_class, record.method, record.status_code, self._head.endpoint != OTHER
+        )
         if self._answer is None:
             return
         answer = self._answer.close()
+        self._note_chain(answer.message_id)
         record.model = answer.model or record.model_requested
         record.finish_reason = redact.shortened(answer.finish_reason, _LONGEST_REASON)
         if error is None and answer.error_type is not None:
@@ -91,7 +98,28 @@ class Accounting(NullObserver):
         record.model_requested = record.model = facts.model
         record.streaming = bool(facts.streaming)
         record.session_id, record.user_id = facts.session_id, facts.user_id
-        record.agent_id, record.retry_count = facts.agent_id, facts.retry_count
+        record.agent_id, record.parent_agent_id = facts.agent_id, facts.parent_agent_id
+        record.retry_count, record.tools_ms = facts.retry_count, facts.tools_ms
+        record.client, record.client_version = facts.client
+        record.request_class = class_of(
+            record.method,
+            CLASSES.get(self._head.endpoint),
+            facts.stated_class,
+            generates=self._head.generates,
+            is_agent=facts.agent_id is not None,
+        )
+        self._begins_chain = facts.begins_chain or self._head.dialect.begins_chains
+        if record.request_class in TURNS:
+            record.conversation_id = facts.conversation_id
+            record.previous_message_id = facts.previous_message_id
+
+    def _note_chain(self, message_id: str | None) -> None:
+        """Name the chain that begins with this answer by it, where nothing else names it."""
+        record = self._record
+        record.message_id = message_id
+        begins = self._begins_chain and record.previous_message_id is None
+        if record.conversation_id is None and begins and record.request_class in TURNS:
+            record.conversation_id = message_id
 
     def _price(self, record: RequestRecord, usage: Usage) -> None:
         price = self._prices.price(

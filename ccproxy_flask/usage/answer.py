@@ -114,6 +114,7 @@ class AnswerReader(BodyReader):
             streaming = parser.status < 400 and _is_stream(self._content_type)
         return ResponseFacts(
             model=parser.model,
+            message_id=parser.message_id,
             usage=self._usage,
             is_implausible=self._is_implausible,
             finish_reason=parser.finish_reason,

@@ -17,6 +17,7 @@ SMALL_JSON = 64 << 10
 """JSON up to this size (bytes) is parsed whole; of larger texts only the wanted values are kept."""
 
 LONGEST_MESSAGE = 500
+LONGEST_ID = 128
 MOST_TOKENS = 100_000_000
 """More than this in one answer is no usage: ten times the largest context window (2026-11)."""
 MOST_USD = 10_000
@@ -70,6 +71,8 @@ class ResponseFacts:
     """What an answer said of itself, as far as it was seen."""
 
     model: str | None = None
+    message_id: str | None = None
+    """The id that the provider gave the answer."""
     usage: Usage | None = None
     is_implausible: bool = False
     """It claimed a usage that cannot be, which is therefore none."""
@@ -95,6 +98,7 @@ class ResponseParser:
         "error_message",
         "error_type",
         "finish_reason",
+        "message_id",
         "model",
         "status",
         "streaming",
@@ -108,6 +112,7 @@ class ResponseParser:
     def __init__(self, status: int) -> None:
         self.status = status
         self.model: str | None = None
+        self.message_id: str | None = None
         self.finish_reason: str | None = None
         self.error_type: ErrorType | None = None
         self.error_message: str | None = None
@@ -139,6 +144,11 @@ class ResponseParser:
         """Keep the first model that is named."""
         if self.model is None and value:
             self.model = as_name(value)
+
+    def note_id(self, value: object) -> None:
+        """Keep the first id of the answer."""
+        if self.message_id is None and (text := as_text(value)):
+            self.message_id = shortened(text, LONGEST_ID)
 
     def note_error(self, document: dict[str, Any]) -> None:
         """Take note of the error *document*, the first one counts."""

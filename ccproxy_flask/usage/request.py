@@ -14,25 +14,33 @@ import orjson
 
 from ..redact import shortened
 from .body import BodyReader
-from .parser import SMALL_JSON, as_name, as_object, as_text
+from .clients import Client, client_of
+from .parser import LONGEST_ID, SMALL_JSON, as_name, as_object, as_text
 from .partial_json import JsonBody
+from .request_class import BODY_MEMBERS, RequestClass, stated_class
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from .partial_json import WantedMembers
 
-_LONGEST_ID = 128
 _MOST_RETRIES = 1000
+_LONGEST_CHAIN = 2 * LONGEST_ID
+_MOST_TOOLS_MS = 1e9
 _WANTED: WantedMembers = dict.fromkeys(
     (
+        *BODY_MEMBERS,
+        "client_metadata",
+        "conversation",
         "metadata",
         "model",
+        "previous_response_id",
         "prompt_cache_key",
         "safety_identifier",
         "service_tier",
         "stream",
         "stream_options",
+        "thread",
         "user",
     )
 )
@@ -41,6 +49,9 @@ _WANTED: WantedMembers = dict.fromkeys(
 _MODEL_IN_PATH = re.compile(r"/(?:models|tunedModels|deployments)/([^/:?]+)")
 # What older versions of Claude Code put into metadata.user_id.
 _OLD_CLAUDE_CODE_USER = re.compile(r"user_(\w+?)_account_([\w-]*?)_session_([\w-]+)")
+
+
+_UNKNOWN = Client()
 
 
 @dataclass(slots=True)
@@ -56,6 +67,19 @@ class RequestFacts:
     session_id: str | None = None
     user_id: str | None = None
     agent_id: str | None = None
+    parent_agent_id: str | None = None
+    """Who started the agent; None: the main conversation."""
+    client: Client = _UNKNOWN
+    stated_class: RequestClass | None = None
+    """What the client says the request is for."""
+    previous_message_id: str | None = None
+    """The answer that it goes on from, instead of sending again what was said before."""
+    conversation_id: str | None = None
+    """The chain it belongs to, as far as the client says."""
+    begins_chain: bool = False
+    """The answer's id may be the name of a chain."""
+    tools_ms: float | None = None
+    """How long the tools took of which it carries the results, all together."""
     retry_count: int | None = None
 
 
@@ -136,7 +160,33 @@ def asks_where_it_says(_path: str, document: dict[str, Any] | None) -> bool | No
 def _note_ids(facts: RequestFacts, headers: Mapping[str, str], document: dict[str, Any]) -> None:
     metadata = as_object(document.get("metadata"))
     user = _claude_code_user(as_text(metadata.get("user_id")))
+    more = as_object(document.get("client_metadata"))
     turn = _json_object(headers.get("x-codex-turn-metadata"))
+    turn = turn or _json_object(as_text(more.get("x-codex-turn-metadata")))
+    _note_session(facts, headers, user, turn, document)
+    facts.user_id = _short(
+        user.get("account_uuid")
+        or user.get("device_id")
+        or user.get("user_id")
+        or document.get("safety_identifier")
+        or document.get("user")
+    )
+    facts.client = client_of(headers)
+    facts.stated_class = stated_class(facts.client.name, headers, turn, document)
+    _note_chain(facts, document)
+    facts.tools_ms = _tools_ms(headers.get("x-claude-code-prev-tool-durations"))
+    retries = headers.get("x-stainless-retry-count", "")
+    if retries.isascii() and retries.isdigit() and len(retries) < 5:
+        facts.retry_count = min(int(retries), _MOST_RETRIES)
+
+
+def _note_session(
+    facts: RequestFacts,
+    headers: Mapping[str, str],
+    user: dict[str, Any],
+    turn: dict[str, Any],
+    document: dict[str, Any],
+) -> None:
     thread = headers.get("thread-id") or as_text(turn.get("thread_id"))
     session = (
         headers.get("x-claude-code-session-id")
@@ -151,18 +201,42 @@ def _note_ids(facts: RequestFacts, headers: Mapping[str, str], document: dict[st
     )
     # A subagent of Codex is a thread of its own in the session.
     agent = headers.get("x-claude-code-agent-id") or (thread if thread != session else None)
+    parent = (
+        headers.get("x-claude-code-parent-agent-id")
+        or headers.get("x-codex-parent-thread-id")
+        or as_text(turn.get("parent_thread_id"))
+    )
     facts.session_id = _short(session)
     facts.agent_id = _short(agent)
-    facts.user_id = _short(
-        user.get("account_uuid")
-        or user.get("device_id")
-        or user.get("user_id")
-        or document.get("safety_identifier")
-        or document.get("user")
+    facts.parent_agent_id = _short(parent) if agent and parent != session else None
+
+
+def _note_chain(facts: RequestFacts, document: dict[str, Any]) -> None:
+    """Take note of what the request goes on from, and of the name of the chain.
+
+    Sources: OpenAI "Conversation state", Anthropic "Threads" (2026-11).
+    """
+    thread = document.get("thread")
+    stored = document.get("conversation")
+    facts.previous_message_id = _short(
+        document.get("previous_response_id") or as_object(thread).get("previous_message_id")
     )
-    retries = headers.get("x-stainless-retry-count", "")
-    if retries.isascii() and retries.isdigit() and len(retries) < 5:
-        facts.retry_count = min(int(retries), _MOST_RETRIES)
+    facts.begins_chain = isinstance(thread, dict)
+    facts.conversation_id = _short(stored if isinstance(stored, str) else _id_of(stored))
+    if facts.conversation_id is None and facts.session_id is not None:
+        agent = f"/{facts.agent_id}" if facts.agent_id else ""
+        facts.conversation_id = shortened(facts.session_id + agent, _LONGEST_CHAIN)
+
+
+def _id_of(value: object) -> object:
+    return as_object(value).get("id")
+
+
+def _tools_ms(durations: str | None) -> float | None:
+    """Return the sum of ``<name>=<ms>;<name>=<ms>`` (Claude Code "LLM gateway protocol")."""
+    parts = [part.rpartition("=")[2].strip() for part in (durations or "").split(";")[:64]]
+    known = [int(part) for part in parts if part.isascii() and part.isdigit() and len(part) < 10]
+    return min(float(sum(known)), _MOST_TOOLS_MS) if known else None
 
 
 def _claude_code_user(user_id: str | None) -> dict[str, Any]:
@@ -187,4 +261,4 @@ def _json_object(text: str | None) -> dict[str, Any]:
 
 def _short(value: object) -> str | None:
     text = as_text(value)
-    return shortened(text, _LONGEST_ID) if text else None
+    return shortened(text, LONGEST_ID) if text else None
