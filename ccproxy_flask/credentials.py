@@ -34,7 +34,8 @@ SHORTEST_WORD = 16
 SHORTEST_PART = 12
 _SHORTEST_BEGINNING = 6  # of a credential, where a text that was cut ends with it
 _LONGEST = 4096
-_MOST = 16
+_MOST = 24
+_MOST_LESSER = 16  # of cookies and parameters, so that there is room for keys
 _MOST_TOKENS = 64  # of a text are looked at one by one; where there are more, all of it is hidden
 _MOST_PIECES = 16
 
@@ -52,6 +53,21 @@ _ENCODES = re.compile(r"%[0-9A-Fa-f]{2}|\\.|&#?\w{2,8};")
 _BASE64 = re.compile(r"[A-Za-z0-9+/_\-]{12,}={0,2}")
 _ESCAPED = re.compile(r"\\u([0-9A-Fa-f]{4})|\\(.)")
 _MOST_NESTED = 3  # JSON texts, one in the other
+# An encoded stretch, without what separates words.
+_ENCODED = re.compile(
+    r"(?:[A-Za-z0-9_.~+/=:\-]|%[0-9A-Fa-f]{2}|\\+u[0-9A-Fa-f]{4}|\\+/|&#?\w{2,8};){12,}"
+)
+# Of a part: more than a beginning that all keys of an issuer have, and more than a few words.
+_TELLING = re.compile(r"(?s:.{18})|[A-Za-z0-9]{10}|(?:[^0-9]*[0-9]){6}")
+# Members of requests whose values are credentials: those for MCP servers (Anthropic's
+# authorization_token; OpenAI's authorization and headers), and keys that some APIs take there.
+_MEMBER_NAMES = (b"uthorization", b"api_key", b"apiKey", b"api-key", b'_token"', b'"token"')
+_MEMBER = re.compile(
+    rb'(?:uthorization|api_key|apiKey|api-key|[_"]token)[\w\-]{0,16}"'
+    rb'\s{0,8}:\s{0,8}"((?:[^"\\]|\\.){8,4096})"'
+)
+LONGEST_MEMBER = 4352
+"""The most bytes that :meth:`Credentials.add_members` has to see at once."""
 _LOWER = {upper: upper + 32 for upper in range(ord("A"), ord("Z") + 1)}
 
 
@@ -66,14 +82,15 @@ class Credentials:
 
     # -- what is secret ------------------------------------------------------------------------
 
-    def add(self, value: str) -> None:
-        """Search for *value* from here on, unless it is too short or too plain."""
+    def add(self, value: str, most: int = _MOST) -> None:
+        """Search for *value* from here on, unless it is too short or too plain, or there are
+        *most* of them already."""
         value = value.strip()[:_LONGEST]
         least = SHORTEST_WORD if _WORD.fullmatch(value) else SHORTEST
         folded = value.translate(_LOWER)
         if len(value) < least or not value.strip("*") or folded in self._values:
             return
-        if len(self._values) < _MOST:
+        if len(self._values) < most:
             self._values.append(folded)
             self._pieces = None
 
@@ -83,7 +100,7 @@ class Credentials:
             return
         if name in ("cookie", "set-cookie"):
             for pair in value.split(";"):
-                self._add_forms(pair.partition("=")[2])
+                self._add_forms(pair.partition("=")[2], _MOST_LESSER)
         elif name == "sec-websocket-protocol":
             for protocol in value.split(","):
                 label, _, rest = protocol.strip().rpartition(".")
@@ -104,23 +121,36 @@ class Credentials:
             for pair in query.split("&", _MOST):
                 name, _, value = pair.partition("=")
                 if not redact.keeps_parameter(name):
-                    self._add_forms(value or name)
+                    self._add_forms(value or name, _MOST_LESSER)
 
-    def _add_forms(self, value: str) -> None:
-        self.add(value)
+    def add_members(self, data: bytes) -> None:
+        """Search for the values of those members of JSON in *data* that carry a credential."""
+        if any(name in data for name in _MEMBER_NAMES):
+            for member in _MEMBER.finditer(data):
+                value = member[1].decode("utf-8", "replace")
+                self.add_header("authorization", value.replace("\\/", "/"))
+
+    def add_fields(self, form: str) -> None:
+        """Search for the values of those fields of a form (as in a query) that carry one."""
+        for pair in form.split("&", _MOST):
+            name, _, value = pair.partition("=")
+            self.add_header(name.lower(), value)
+
+    def _add_forms(self, value: str, most: int = _MOST) -> None:
+        self.add(value, most)
         if "%" in value:
-            self.add(redact.unquoted(value))
+            self.add(redact.unquoted(value), most)
         if not value.isascii():  # WSGI hands bytes over as latin-1 (PEP 3333)
-            self.add(value.encode("latin-1", "replace").decode("utf-8", "replace"))
+            self.add(value.encode("latin-1", "replace").decode("utf-8", "replace"), most)
         if " " in value or "=" in value or "," in value:  # AWS4-HMAC-SHA256 Credential=…, …
             for part in _SEPARATORS.split(value):
-                self.add(part)
+                self.add(part, most)
         for text in _from_base64(value):
-            self.add(text)
+            self.add(text, most)
             user, colon, password = text.partition(":")
             if colon:
-                self.add(password)
-                self.add(user)
+                self.add(password, most)
+                self.add(user, most)
 
     @property
     def values(self) -> tuple[str, ...]:
@@ -161,13 +191,33 @@ class Credentials:
         if self._hides_encoded(text):
             tokens = itertools.islice(_TOKEN.finditer(text), _MOST_TOKENS)
             found += [token.span() for token in tokens if self._hides_encoded(token[0])]
+        return found + self._base64_spans(text)
+
+    def spans_among_words(self, text: str) -> list[tuple[int, int]]:
+        """Return where they are in a long *text*, in order: not one word beside them, nor what
+        they have in common with words, and with other keys of their issuer."""
+        if not self._values:
+            return []
+        plain = (
+            (begin, end)
+            for begin, end in self._plain_spans(text)
+            if _TELLING.match(text, begin, end) or text[begin:end].translate(_LOWER) in self._values
+        )
+        found = joined([*plain, *self._base64_spans(text)])
+        rest = _blanked(text, found)
+        if self._hides_encoded(rest):
+            runs = (run.span() for run in _ENCODED.finditer(rest) if self._hides_encoded(run[0]))
+            found = joined([*found, *runs])
+        return found
+
+    def _base64_spans(self, text: str) -> list[tuple[int, int]]:
         runs = [
             (run.span(), each) for run in _BASE64.finditer(text) for each in _from_base64(run[0])
         ]
         # All at once: long texts have many.
         if runs and self.are_in("\0".join(plain for _, plain in runs)):
-            found += [span for span, plain in runs if self._hides_in(plain)]
-        return found
+            return [span for span, plain in runs if self._hides_in(plain)]
+        return []
 
     def _hides_encoded(self, text: str) -> bool:
         return _ENCODES.search(text) is not None and any(map(self._hides_in, decodings(text)))
@@ -234,6 +284,15 @@ def _extended(text: str, at: int, value: str, offset: int, length: int) -> tuple
     while left > 0 and end < len(text) and text[end] == value[len(value) - left]:
         end, left = end + 1, left - 1
     return begin, end
+
+
+def _blanked(text: str, spans: list[tuple[int, int]]) -> str:
+    """Return *text*, as long as it is, with nothing in the place of *spans*."""
+    parts, at = [], 0
+    for begin, end in spans:
+        parts += [text[at:begin], " " * (end - begin)]
+        at = end
+    return "".join([*parts, text[at:]])
 
 
 def decodings(text: str) -> Iterator[str]:

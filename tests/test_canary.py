@@ -8,6 +8,7 @@ through says where it came from.
 from __future__ import annotations
 
 import base64
+import gzip
 import hashlib
 import json
 import re
@@ -19,10 +20,15 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 from urllib.parse import quote, unquote
 
+import brotli
 import duckdb
 import pytest
+import zstandard
 from conftest import Server
 from scripted import Conversation, ScriptedUpstream, wait_until
+
+from ccproxy_flask.content import view
+from ccproxy_flask.content.store import ContentStore
 
 INJECTED = hashlib.sha256(b"injected").hexdigest()[:32]
 _LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -52,8 +58,15 @@ class Sent(NamedTuple):
     body: dict[str, Any] | None = None
     answer: Callable[[Conversation], None] = lambda talk: talk.answer(OK)
     raw: bytes | None = None
+    coding: str = ""
 
 
+CODINGS: dict[str, Callable[[bytes], bytes]] = {
+    "": bytes,
+    "gzip": gzip.compress,
+    "br": brotli.compress,
+    "zstd": zstandard.ZstdCompressor().compress,
+}
 OK = json.dumps(
     {
         "model": "gpt-4o",
@@ -104,16 +117,51 @@ def _echo(form: str, encode: Callable[[str], str] = str) -> Any:
     return _answers(lambda key: {"error": {"message": form.format(encode(key))}}, "401 No")
 
 
-def _streams(events: Callable[[str], list[dict[str, Any]]]) -> Any:
+def _streams(
+    events: Callable[[str], list[dict[str, Any]]],
+    coding: str = "",
+    kind: str = "text/event-stream",
+) -> Any:
     def make(key: str) -> Sent:
         def answer(talk: Conversation) -> None:
-            talk.start_stream()
-            for event in events(key):
-                talk.chunk(b"data: " + json.dumps(event).encode() + b"\n\n")
+            lines = [b"data: " + json.dumps(event).encode() + b"\n\n" for event in events(key)]
+            talk.start_stream(kind, f"content-encoding: {coding}\r\n" if coding else "")
+            for part in [CODINGS[coding](b"".join(lines))] if coding else lines:
+                talk.chunk(part)
             talk.end_stream()
 
         headers = {"x-api-key": key}
         return Sent(headers=headers, body={**PLAIN, "stream": True}, answer=answer)
+
+    return make
+
+
+def _pieces(key: str, size: int = 3) -> list[str]:
+    return ["the key is ", *(key[at : at + size] for at in range(0, len(key), size)), " it is"]
+
+
+def _chat(key: str) -> list[dict[str, Any]]:
+    return [{"choices": [{"index": 0, "delta": {"content": part}}]} for part in _pieces(key)]
+
+
+def _deltas(member: str, kind: str) -> Callable[[str], list[dict[str, Any]]]:
+    return lambda key: [
+        {"type": "content_block_delta", "index": 0, "delta": {"type": kind, member: part}}
+        for part in _pieces(key)
+    ]
+
+
+def _squeezed(coding: str, end: bytes = b"") -> Any:
+    """Return a compressed answer that repeats the key; what *end* adds is no such coding."""
+
+    def make(key: str) -> Sent:
+        body = CODINGS[coding](json.dumps({"error": {"message": f"bad {key}"}}).encode()) + end
+        headers = (*JSON, ("content-encoding", coding))
+        return Sent(
+            headers={"authorization": f"Bearer {key}"},
+            body=PLAIN,
+            answer=lambda talk: talk.answer(body, "401 No", headers),
+        )
 
     return make
 
@@ -254,6 +302,36 @@ PLACES: dict[str, Callable[[str], Sent]] = {
     "answer-server": _answer_header("server"),
     "stream-model": _streams(lambda key: [{"model": key, "choices": [], "usage": USAGE}]),
     "stream-error": _streams(lambda key: [{"error": {"message": f"key {key} is over", "code": 1}}]),
+    # answers that repeat it a few letters at a time, or compressed
+    "stream-chat": _streams(_chat),
+    "stream-text": _streams(_deltas("text", "text_delta")),
+    "stream-thinking": _streams(_deltas("thinking", "thinking_delta")),
+    "stream-input": _streams(_deltas("partial_json", "input_json_delta")),
+    "stream-gzip": _streams(_chat, "gzip"),
+    "stream-unnamed": _streams(_chat, kind="text/plain"),
+    "stream-array": _answers(
+        lambda key: [
+            {"candidates": [{"content": {"parts": [{"text": part}]}}]} for part in _pieces(key)
+        ]
+    ),
+    **{f"answer-{coding}": _squeezed(coding) for coding in CODINGS if coding},
+    "answer-broken": _squeezed("gzip", b"rest"),
+    # bodies that repeat what the headers say
+    **{
+        f"body-{coding or 'plain'}": lambda key, coding=coding: Sent(
+            headers={"x-api-key": key}, body={**PLAIN, "user": f"I use {key}"}, coding=coding
+        )
+        for coding in CODINGS
+    },
+    "many-cookies": _repeats(
+        lambda key: Sent(
+            headers={
+                "cookie": "; ".join(f"name{at}=value-{at}-of-many" for at in range(40)),
+                "authorization": f"Bearer {key}",
+            },
+            body=PLAIN,
+        )
+    ),
     # errors that repeat the key, in every form
     "echo": _echo("no such key: {}"),
     "echo-glued": _echo("key:\n{}\tis wrong"),
@@ -310,6 +388,14 @@ CASES = [
 ]
 
 
+# In a body alone, where no credential stands, what has no shape is a word like any other.
+WORDS = {
+    (place, shape)
+    for place in ("model", "model-vendor", "model-quoted", "model-prefix", "tier", "tool-name")
+    for shape in SHAPELESS
+}
+
+
 def key_of(place: str, shape: str) -> str:
     """Return the key for one place."""
     return SHAPES[shape](f"{place}/{shape}")
@@ -341,7 +427,8 @@ def artefacts(
     finally:
         server.stop()
         shared_upstream.reset()
-    return found | files(server.home) | tables(server.database)
+    found |= files(server.home) | tables(server.database)
+    return found | contents(server.database.parent / "content")
 
 
 class Follower:
@@ -385,8 +472,12 @@ def send_all(server: Server, upstream: ScriptedUpstream) -> None:
                 while sock.recv(65536):
                     pass
             continue
-        body = None if sent.body is None else json.dumps(sent.body).encode()
+        body = None
         headers = {"content-type": "application/json", **sent.headers}
+        if sent.body is not None:
+            body = CODINGS[sent.coding](json.dumps(sent.body).encode())
+        if sent.coding:
+            headers["content-encoding"] = sent.coding
         server.request(sent.method, sent.path, body, headers)
 
 
@@ -401,7 +492,16 @@ def shown(server: Server) -> dict[str, str]:
         status, _, body = server.request("GET", page)
         assert status == 200, (page, body[:300])
         found[page] = body.decode()
+    for row in map(json.loads, found["/logs/export?format=jsonl"].splitlines()):
+        if row["content"] == "kept":
+            page = f"/logs/entries/{row['request_id']}/content"
+            found[page] = wait_until(lambda page=page: _page(server, page), 10)
     return found
+
+
+def _page(server: Server, page: str) -> str | None:
+    status, _, body = server.request("GET", page)
+    return body.decode() if status == 200 else None
 
 
 def files(home: Path) -> dict[str, str]:
@@ -418,6 +518,24 @@ def tables(database: Path) -> dict[str, str]:
         return {
             f"table {name}": repr(connection.execute(f'FROM "{name}"').fetchall()) for name in names
         }
+
+
+def contents(directory: Path) -> dict[str, str]:
+    """Return what was said, put together of its compressed pieces, and what a search finds."""
+    store, found = ContentStore(directory, 1 << 40, 3650), {}
+    for request_id in store.request_ids():
+        kept = store.exchange(request_id)
+        assert kept is not None
+        bodies = [view.said(kept, body).decode("latin-1") for body in ("request", "response")]
+        raw = [b"".join(pieces).decode("latin-1") for pieces in (kept.request, kept.response)]
+        found[f"content {request_id}"] = "\n".join(
+            [repr(kept.facts), *bodies, *raw, json.dumps(view.events(kept))]
+        )
+    for place, shape in CASES:
+        if (place, shape) not in WORDS and store.search(key_of(place, shape), 1):
+            found[f"search {place}"] = key_of(place, shape)
+    store.close()
+    return found
 
 
 def decoded(text: str) -> str:
@@ -440,17 +558,22 @@ def leaks(artefacts: dict[str, str]) -> dict[str, list[str]]:
     whose = dict.fromkeys(parts_of(INJECTED), "injected")
     for place, shape in CASES:
         whose |= dict.fromkeys(parts_of(key_of(place, shape)), f"{place}-{shape}")
+    allowed = {f"{place}-{shape}" for place, shape in WORDS}
     found: dict[str, list[str]] = {}
     for name, text in artefacts.items():
         whole = decoded(text)
         for run in re.finditer(rf"[a-z0-9_-]{{{PART},}}", whole):
             for at in range(run.start(), run.end() - PART + 1):
                 owner = whose.get(whole[at : at + PART])
-                if owner is not None:
+                if owner is not None and not (_is_content(name) and owner in allowed):
                     around = f"{name}: {whole[max(0, at - 100) : at + 60]}"
                     found.setdefault(owner, []).append(around)
                     break
     return found
+
+
+def _is_content(artefact: str) -> bool:
+    return "content" in artefact
 
 
 PART = 14
@@ -482,3 +605,8 @@ def test_every_request_is_in_the_records(artefacts: dict[str, str]) -> None:
     assert len(rows) >= len(CASES) - 12 * len(SHAPES)
     assert any(name.endswith(".ndjson") for name in artefacts)
     assert any("/traces/" in name for name in artefacts)
+    kept = [name for name in artefacts if name.startswith("content ")]
+    assert len(kept) == sum(row["content"] == "kept" for row in rows) > 500
+    shown = [text for name, text in artefacts.items() if name.endswith("/content")]
+    assert len(shown) == len(kept)
+    assert sum("the key is [secret:" in text for text in shown) == 2 * len(SHAPES)

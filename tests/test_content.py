@@ -18,6 +18,7 @@ from ccproxy_flask.content.frames import Frame, FrameParser, Kind, NotFrames, he
 from ccproxy_flask.content.pieces import cut
 from ccproxy_flask.content.secrets import secret_spans, stream_spans, take_out
 from ccproxy_flask.content.store import ContentStore
+from ccproxy_flask.credentials import Credentials
 from ccproxy_flask.key_shapes import KEY_SHAPES
 from ccproxy_flask.record import new_request_id
 
@@ -152,8 +153,44 @@ def test_words_stay(text):
 def test_a_credential_of_the_exchange_is_taken_out_without_a_shape():
     """The client's own key goes wherever it stands."""
     data = b'{"echo": "0123456789abcdef0123456789abcdef"}'
-    spans = secret_spans(data, [b"0123456789abcdef0123456789abcdef"])
+    credentials = Credentials()
+    credentials.add("0123456789abcdef0123456789abcdef")
+    spans = secret_spans(data, credentials)
     assert take_out(data, spans) == b'{"echo": "[secret:credential]"}'
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "keys begin with sk-ant-api03-, see ANTHROPIC_API_KEY=sk-ant-api03-...",
+        "line one\nZq7x\nline two, caf\u00e9 100%, a&b &amp; c\n",
+    ],
+)
+def test_words_beside_a_credential_stay(text):
+    """What a key has in common with words and with others of its issuer is shown."""
+    credentials = Credentials()
+    credentials.add_header("x-api-key", KEY)
+    data = json.dumps({"text": f"{text} and {KEY}\nthen"}).encode()
+    clean = json.loads(take_out(data, secret_spans(data, credentials)))["text"]
+    assert clean.startswith(f"{text} and [secret:")
+    assert clean.endswith("]\nthen")
+
+
+@pytest.mark.parametrize(
+    ("encoding", "wire"),
+    [
+        ("gzip", gzip.compress(b'{"a": 1}') + b"rest"),
+        ("compress", b"\x1f\x9d\x90"),
+    ],
+)
+def test_what_nobody_can_search_is_not_kept(encoding, wire):
+    """A body that is not what its coding says may hide a key: it is named, and left out."""
+    head = {"request_id": new_request_id(), "at": 1, "headers": []}
+    answer = {"status": 200, "headers": [("content-encoding", encoding)]}
+    kept = assembled(RawExchange(head, answer, response=[wire]), lambda _: False)
+    assert b"".join(kept.response) == b""
+    assert kept.facts["response"]["secrets"] == ["unreadable"]
+    assert view.verified(kept)["response"] == "scrubbed"
 
 
 @pytest.mark.parametrize("step", [1, 3, 8, 30])

@@ -17,7 +17,7 @@ from . import conversation
 from .coding import decoded, way_of
 from .day_file import Exchange
 from .pieces import cut
-from .secrets import Span, credential_forms, secret_spans, stream_spans, take_out
+from .secrets import Span, secret_spans, stream_spans, take_out
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -56,11 +56,16 @@ def assembled(raw: RawExchange, is_known: Callable[[bytes], bool]) -> Exchange:
     head, answer = raw.request_head, raw.response_head
     credentials = _credentials(head)
     request = _body(
-        b"".join(raw.request), _header(head, "content-encoding"), False, credentials, is_known
+        b"".join(raw.request),
+        _header(head, "content-encoding"),
+        lambda said, pieces: _request_spans(said, pieces, head, credentials, is_known),
     )
     streams = _header(answer, "content-type").partition(";")[0].strip().lower() in _STREAMS
     response = _body(
-        b"".join(raw.response), _header(answer, "content-encoding"), streams, credentials, is_known
+        b"".join(raw.response),
+        _header(answer, "content-encoding"),
+        lambda said, _: stream_spans(said, credentials),
+        _slices if streams else cut,
     )
     times = _shifted(raw.times, response.spans) if "encoding" not in response.facts else raw.times
     if streams and "encoding" in response.facts:
@@ -83,33 +88,31 @@ def assembled(raw: RawExchange, is_known: Callable[[bytes], bool]) -> Exchange:
     )
 
 
-def _credentials(head: dict[str, Any]) -> list[bytes]:
-    """Return the credentials of an exchange, what was injected too, in all encodings."""
+def _credentials(head: dict[str, Any]) -> Credentials:
+    """Return the credentials of an exchange, what was injected too."""
     found = Credentials()
-    for headers in (head.get("headers", ()), head.get("sent_headers", ())):
+    for headers in (head.get("sent_headers", ()), head.get("headers", ())):
         found.add_headers([(name.lower(), value) for name, value in headers])
     found.add_query(str(head.get("target", "")).partition("?")[2])
-    return credential_forms(found.values)
+    return found
 
 
 def _body(
     wire: bytes,
     encoding: str,
-    streams: bool,
-    credentials: Sequence[bytes],
-    is_known: Callable[[bytes], bool],
+    spans_of: Callable[[bytes, list[bytes]], list[Span]],
+    cut_up: Callable[[bytes], list[bytes]] = cut,
 ) -> _Body:
     said = decoded(wire, encoding)
     facts: dict[str, Any] = {"bytes": len(wire), "sha256": hashlib.sha256(wire).hexdigest()}
     if encoding:
-        facts["encoding"] = encoding[:64]
+        facts["encoding"] = redact.kept_headers([("content-encoding", encoding[:64])])[0][1]
+    if said is None and not _is_text(wire):
+        # Nobody can look for secrets in it, but somebody may read it one day.
+        return _Body([], b"", facts | {"way": _SCRUBBED, "secrets": ["unreadable"]})
     readable = wire if said is None else said
-    pieces = _slices(readable) if streams else cut(readable)
-    spans = (
-        stream_spans(readable, credentials)
-        if streams
-        else _spans(readable, pieces, credentials, is_known)
-    )
+    pieces = cut_up(readable)
+    spans = spans_of(readable, pieces)
     if spans:
         clean = take_out(readable, spans)
         kinds = sorted({span.kind for span in spans})
@@ -120,19 +123,31 @@ def _body(
     return _Body(pieces, readable, facts | {"way": way})
 
 
+def _is_text(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
 def _slices(wire: bytes) -> list[bytes]:
     return [wire[at : at + _SLICE] for at in range(0, len(wire), _SLICE)]
 
 
-def _spans(
+def _request_spans(
     said: bytes,
     pieces: Sequence[bytes],
-    credentials: Sequence[bytes],
+    head: dict[str, Any],
+    credentials: Credentials,
     is_known: Callable[[bytes], bool],
 ) -> list[Span]:
-    """Return where secrets are: only what is new has to be searched for the shapes of keys."""
-    lowered = said.lower()
-    if any(secret.lower() in lowered for secret in credentials):
+    """Return where secrets are: what came before was searched, if not for these credentials."""
+    if "form-urlencoded" in _header(head, "content-type"):
+        credentials.add_fields(said.decode("latin-1"))
+    else:
+        credentials.add_members(said)
+    if credentials.are_in(said.decode("latin-1")):
         return secret_spans(said, credentials)
     spans: list[Span] = []
     at = run_begin = 0
@@ -142,7 +157,7 @@ def _spans(
             run_begin = run_begin if run else at
             run.append(piece)
         elif run:
-            found = secret_spans(b"".join(run))
+            found = secret_spans(b"".join(run), credentials)
             spans += [Span(b + run_begin, e + run_begin, kind) for b, e, kind in found]
             run = []
         at += len(piece)
@@ -179,15 +194,14 @@ def _shifted(times: Sequence[tuple[int, int]], spans: Sequence[Span]) -> list[tu
     return found
 
 
-def _facts(raw: RawExchange, credentials: Sequence[bytes]) -> dict[str, Any]:
+def _facts(raw: RawExchange, credentials: Credentials) -> dict[str, Any]:
     head, answer = raw.request_head, raw.response_head
     target = str(head.get("target", ""))[:_LONGEST_TARGET]
     path, mark, query = target.partition("?")
-    facts: dict[str, Any] = {
-        name: head[name] for name in ("method", "api", "provider") if name in head
-    }
+    facts: dict[str, Any] = {name: head[name] for name in ("api", "provider") if name in head}
     facts |= {
-        "target": path + mark + (redact.kept_query(query) or ""),
+        "method": redact.kept_method(str(head.get("method", ""))),
+        "target": redact.kept_path(path, _LONGEST_TARGET) + mark + (redact.kept_query(query) or ""),
         "request_headers": redact.kept_headers(head.get("headers", ())),
         "status": answer.get("status"),
         "response_headers": redact.kept_headers(answer.get("headers", ())),

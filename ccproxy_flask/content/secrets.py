@@ -5,19 +5,15 @@ Words stay as they are. What is taken out is replaced by a placeholder that name
 
 from __future__ import annotations
 
-import base64
 import re
 from typing import TYPE_CHECKING, NamedTuple
-from urllib.parse import quote
 
+from ccproxy_flask.credentials import Credentials
 from ccproxy_flask.key_shapes import KEY_SHAPES, KeyShape
-from ccproxy_flask.redact import looks_random
+from ccproxy_flask.redact import looks_random, unquoted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
-
-SHORTEST_CREDENTIAL = 8
-"""A shorter one is no secret worth the words that it would take with it; bytes."""
+    from collections.abc import Iterator, Sequence
 
 # The table is made for short texts, where a word too many does no harm. Here a key must be as
 # long as keys are, and look random: words are never taken for one.
@@ -29,13 +25,13 @@ _WHOLE: dict[str, str] = {
 _BEGIN = r"(?:(?<![A-Za-z0-9_\-+])|(?<=\\[bfnrt])|(?<=\\u00[0-9A-Fa-f]{2})|(?<=%[0-9A-Fa-f]{2}))"
 _BODY = r"[A-Za-z0-9_\-.]{12,300}(?![A-Za-z0-9_\-+/])"
 _KEY = re.compile(r"(?=[A-Za-z]*[0-9])[A-Za-z0-9]{20,}")
-_LITERAL = re.compile(r"[A-Za-z0-9_-]+")
+_QUOTED = re.compile(rb"(?:[A-Za-z0-9_.~\-]|%[0-9A-Fa-f]{2})*%[0-9A-Fa-f]{2}[A-Za-z0-9_.~%\-]*")
 
 
 class _Shape(NamedTuple):
     kind: str
-    literal: bytes
-    """What each such key begins with; empty where they begin in several ways."""
+    prefix: re.Pattern[bytes]
+    """What each such key begins with: searched for alone, which takes a tenth of the time."""
     pattern: re.Pattern[bytes]
     is_certain: bool
 
@@ -44,10 +40,9 @@ def _shape(shape: KeyShape) -> _Shape:
     kind = re.sub(r"[^a-z0-9]+", "_", shape.issuer.partition(",")[0].lower())
     body = _WHOLE.get(shape.issuer, _BODY)
     pattern = rf"{_BEGIN}(?:{shape.prefix}){body}".encode()
-    literal = _LITERAL.match(shape.prefix)
     return _Shape(
         f"{kind}_key",
-        literal[0].encode() if literal else b"",
+        re.compile(shape.prefix.encode()),
         re.compile(pattern),
         shape.issuer in _WHOLE,
     )
@@ -64,6 +59,9 @@ _PLACE = re.compile(rb'"(?:index|output_index|content_index)"\s*:\s*(\d+)')
 _LINE_END = re.compile(rb"\r?\n")
 
 
+_NONE = Credentials()
+
+
 class Span(NamedTuple):
     """Where a secret stands, and what kind of one."""
 
@@ -72,14 +70,13 @@ class Span(NamedTuple):
     kind: str
 
 
-def secret_spans(data: bytes, credentials: Iterable[bytes] = ()) -> list[Span]:
+def secret_spans(data: bytes, credentials: Credentials = _NONE) -> list[Span]:
     """Return where secrets stand in *data*, in order, none over another."""
-    found = [*_known(data), *_credentials(data, credentials)]
-    return _merged(found)
+    return _merged([*_known(data), *_quoted(data), *_credentials(data, credentials)])
 
 
-def stream_spans(data: bytes, credentials: Sequence[bytes] = ()) -> list[Span]:
-    """Return where secrets stand in a stream of events, also one that is cut across events."""
+def stream_spans(data: bytes, credentials: Credentials = _NONE) -> list[Span]:
+    """Return where secrets stand in an answer, also one that is cut across events of a stream."""
     texts: dict[tuple[bytes, ...], list[re.Match[bytes]]] = {}
     for line_begin, line_end in _lines(data):
         place = tuple(_PLACE.findall(data, line_begin, line_end))
@@ -92,7 +89,7 @@ def stream_spans(data: bytes, credentials: Sequence[bytes] = ()) -> list[Span]:
         if len(pieces) > 1
         for span in _across(pieces, credentials)
     ]
-    return _merged([*_known(data), *_credentials(data, credentials), *across])
+    return _merged([*secret_spans(data, credentials), *across])
 
 
 def take_out(data: bytes, spans: Sequence[Span]) -> bytes:
@@ -109,36 +106,35 @@ def placeholder(kind: str) -> bytes:
     return b"[secret:" + kind.encode() + b"]"
 
 
-def credential_forms(values: Iterable[str]) -> list[bytes]:
-    """Return credentials in the encodings in which they may come back, none too short."""
-    forms: set[bytes] = set()
-    for value in values:
-        plain = value.encode("utf-8", "replace")
-        forms |= {plain, quote(value, safe="").encode(), base64.b64encode(plain)}
-        forms.add(value.replace("\\", "\\\\").replace('"', '\\"').encode("utf-8", "replace"))
-    return sorted(form for form in forms if len(form) >= SHORTEST_CREDENTIAL)
-
-
 def _known(data: bytes) -> Iterator[Span]:
-    for kind, literal, pattern, is_certain in _SHAPES:
-        if literal not in data:
-            continue
-        for match in pattern.finditer(data):
-            text = match[0].decode("latin-1").rstrip(".-_")
-            if is_certain or _KEY.search(text) or looks_random(text):
-                yield Span(match.start(), match.start() + len(text), kind)
+    for kind, prefix, pattern, is_certain in _SHAPES:
+        end = 0
+        for begin in prefix.finditer(data):
+            match = pattern.match(data, begin.start()) if begin.start() >= end else None
+            if match is not None:
+                end = match.end()
+                text = match[0].decode("latin-1").rstrip(".-_")
+                if is_certain or _KEY.search(text) or looks_random(text):
+                    yield Span(match.start(), match.start() + len(text), kind)
 
 
-def _credentials(data: bytes, credentials: Iterable[bytes]) -> Iterator[Span]:
-    """Yield where *credentials* are, in whatever case: what echoes them may change it."""
-    lowered = b""
-    for secret in credentials:
-        lowered = lowered or data.lower()
-        wanted = secret.lower()
-        at = lowered.find(wanted)
-        while at >= 0:
-            yield Span(at, at + len(wanted), "credential")
-            at = lowered.find(wanted, at + len(wanted))
+def _quoted(data: bytes) -> Iterator[Span]:
+    """Yield what is a key of a known shape without its percent-encoding."""
+    if b"%" not in data or not any(_known(_unquoted(data))):
+        return
+    for match in _QUOTED.finditer(data):
+        for _, _, kind in _known(_unquoted(match[0])):
+            yield Span(*match.span(), kind)
+
+
+def _unquoted(data: bytes) -> bytes:
+    return unquoted(data.decode("latin-1")).encode("utf-8", "replace")
+
+
+def _credentials(data: bytes, credentials: Credentials) -> Iterator[Span]:
+    # A character for each byte: so the places are the same.
+    for begin, end in credentials.spans_among_words(data.decode("latin-1")):
+        yield Span(begin, end, "credential")
 
 
 def _lines(data: bytes) -> Iterator[tuple[int, int]]:
@@ -149,7 +145,7 @@ def _lines(data: bytes) -> Iterator[tuple[int, int]]:
     yield at, len(data)
 
 
-def _across(pieces: Sequence[re.Match[bytes]], credentials: Sequence[bytes]) -> Iterator[Span]:
+def _across(pieces: Sequence[re.Match[bytes]], credentials: Credentials) -> Iterator[Span]:
     """Yield the parts, in the stream, of secrets in the text that *pieces* make up."""
     text = b"".join(piece[1] for piece in pieces)
     at, spans = 0, secret_spans(text, credentials)

@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
+from ..credentials import LONGEST_MEMBER
 from .observers import NullObserver
 
 if TYPE_CHECKING:
     from ..record import RequestRecord
     from .observers import RequestHead
-
-# Members of requests whose values are credentials: those for MCP servers (Anthropic's
-# authorization_token; OpenAI's authorization and headers), and keys that some APIs take there.
-_NAMES = (b"uthorization", b"api_key", b"apiKey", b"api-key", b'_token"')
-_MEMBER = re.compile(
-    rb'(?:uthorization|api_key|apiKey|api-key|_token)[\w\-]{0,16}"'
-    rb'\s{0,8}:\s{0,8}"((?:[^"\\]|\\.){8,4096})"'
-)
-_OVERLAP = 4352  # bytes: the longest member
 
 
 class Secrecy(NullObserver):
@@ -39,11 +30,8 @@ class Secrecy(NullObserver):
         if not self._is_json:
             return
         text = self._tail + data
-        if any(name in text for name in _NAMES):
-            for member in _MEMBER.finditer(text):
-                value = member[1].decode("utf-8", "replace")
-                self._credentials.add_header("authorization", value.replace("\\/", "/"))
-        self._tail = text[-_OVERLAP:]
+        self._credentials.add_members(text)
+        self._tail = text[-LONGEST_MEMBER:]
 
     def end(self, record: RequestRecord, error: BaseException | None) -> None:  # noqa: ARG002  an observer's signature
         """Hide them."""
