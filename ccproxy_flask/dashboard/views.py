@@ -93,7 +93,7 @@ def _counts(now: Mapping[str, Any], query: PageQuery) -> dict[str, dict[str, Any
 def _times(now: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return {
         "duration": {
-            "label": "Duration p50 · p95",
+            "label": "Time p50 · p95",
             "figure": texts.duration(now["p50_duration_ms"]),
             "second": texts.duration(now["p95_duration_ms"]),
             "note": "to the last byte",

@@ -3,6 +3,7 @@
 import { DASHBOARD, PROXY } from "./addresses.js";
 import { drawCharts, saveChart, whenZoomed } from "./charts.js";
 import { Connection } from "./connection.js";
+import { showConversation } from "./conversation.js";
 import { FilterField } from "./filter.js";
 import { keyboard } from "./keys.js";
 import { Link } from "./link.js";
@@ -104,6 +105,7 @@ function mount(kind) {
   paused = false;
   hold();
   showStatus();
+  showConversation(one("#main [data-conversation]"));
   closePanel();
   // Pages without a table need no more of the connection than that it is there.
   const parameters = table ? String(common()) : asked ?? "";
@@ -184,6 +186,7 @@ async function openPanel(url) {
   panel.hidden = false;
   panel.scrollTop = 0;
   localize(panel);
+  showConversation(one("[data-conversation]", panel));
   mark(article.querySelector("[data-article]")?.dataset.id ?? url.split("/").at(-1).split("?")[0]);
   if (first) close.focus({ preventScroll: true });
   hold();
