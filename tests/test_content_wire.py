@@ -1,9 +1,11 @@
 """Content on its way: from a client through worker and recorder into files, and back."""
 
 import gzip
+import http.client
 import json
 import os
 import signal
+import threading
 
 import pytest
 from conftest import Server
@@ -142,24 +144,64 @@ def test_reset_deletes_what_was_said(server, upstream):
 
 
 @pytest.mark.slow
-def test_a_killed_recorder_costs_no_row_and_leaves_no_half(start_server, upstream):
-    """kill -9 of the recorder while content comes: each row once, each content whole or none."""
+def test_kill_9_costs_no_row_leaves_no_half_and_rows_say_what_is_there(start_server, upstream):
+    """kill -9 of recorder and worker while content comes: each request has its row, each content
+    is whole or not there, and in the end each row says which."""
     server = start_server(workers=1)
     upstream.script = streamed("x" * 2000, "y" * 2000)
     ids = []
-    for number in range(60):
+    for number in range(40):
         ids.append(say(server, turn(f"question {number} " * 50))[0])
         if number % 20 == 10:
             for pid in server.recorder_pids():
                 os.kill(pid, signal.SIGKILL)
-    rows = server.records(60, 30)
-    assert {row["request_id"] for row in rows} == set(ids)
+    lost = lose_with_its_worker(server, upstream)
+    rows = {row["request_id"]: row for row in server.records(41, 30)}
+    assert rows.keys() >= set(ids)
+    assert lost() == {"error_type": "worker_lost", "content": "dropped"}
+
+    def told():
+        rows = server.records(41)
+        return all((row["content"] == "kept") == is_whole(server, row) for row in rows)
+
+    wait_until(told, 60)
+    upstream.script = streamed("again")
     content(server, say(server, turn("the last"))[0])  # who comes after it is served again
-    for request_id in ids:
-        status, _, body = server.request("GET", f"/logs/entries/{request_id}/content")
-        assert status in (200, 404)
-        if status == 200:
-            assert json.loads(body)["verified"] == {"request": "ok", "response": "ok"}
+
+
+def lose_with_its_worker(server, upstream):
+    """Kill a worker amid an answer; return what tells of the row of that request."""
+    cut = threading.Event()
+
+    def script(talk):
+        talk.start_stream()
+        talk.chunk(b"data: {}\n\n")
+        cut.wait(30)
+
+    upstream.script = script
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+    connection.request("POST", "/v1/messages", turn("lost"), HEADERS)
+    named = connection.getresponse().headers
+    for pid in server.worker_pids():
+        os.kill(pid, signal.SIGKILL)
+    connection.close()
+    cut.set()
+    wait_until(lambda: server.request("GET", "/health")[0] == 200, 30)
+
+    def row():
+        found = server.get_json(f"/logs/entries/{named['x-ccproxy-request-id']}")
+        return {name: found[name] for name in ("error_type", "content")}
+
+    return row
+
+
+def is_whole(server, row):
+    """Tell whether the content of a row is there; it must be whole then."""
+    status, _, body = server.request("GET", f"/logs/entries/{row['request_id']}/content")
+    assert status in (200, 404)
+    if status == 200:
+        assert json.loads(body)["verified"] == {"request": "ok", "response": "ok"}
+    return status == 200
 
 
 def test_chosen_clients_alone_are_kept(tmp_path, upstream):

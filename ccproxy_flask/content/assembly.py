@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from bisect import bisect_right
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ from .pieces import cut
 from .secrets import Span, secret_spans, stream_spans, take_out
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
 _STREAMS = ("text/event-stream", "application/x-ndjson", "application/ndjson", "application/jsonl")
 _SCRUBBED, _WIRE = "scrubbed", "wire"
@@ -51,14 +52,18 @@ class _Body:
     spans: Sequence[Span] = ()
 
 
-def assembled(raw: RawExchange, is_known: Callable[[bytes], bool]) -> Exchange:
-    """Return what is kept of *raw*. *is_known* tells of a piece whether it is kept already."""
+AreNew = Callable[["Sequence[bytes]"], "Sequence[bool]"]
+"""Tells of each of some pieces whether it is not kept yet."""
+
+
+def assembled(raw: RawExchange, are_new: AreNew) -> Exchange:
+    """Return what is kept of *raw*. Raises TooLarge."""
     head, answer = raw.request_head, raw.response_head
     credentials = _credentials(head)
     request = _body(
         b"".join(raw.request),
         _header(head, "content-encoding"),
-        lambda said, pieces: _request_spans(said, pieces, head, credentials, is_known),
+        lambda said, pieces: _request_spans(said, pieces, head, credentials, are_new),
     )
     streams = _header(answer, "content-type").partition(";")[0].strip().lower() in _STREAMS
     response = _body(
@@ -75,7 +80,7 @@ def assembled(raw: RawExchange, is_known: Callable[[bytes], bool]) -> Exchange:
         "response": response.facts | {"streams": streams},
     }
     session_id = raw.end.get("session_id")
-    texts = _texts(head.get("api", "other"), request, response, streams, is_known)
+    texts = _texts(head.get("api", "other"), request, response, streams, are_new)
     return Exchange(
         head["request_id"],
         head["at"],
@@ -140,7 +145,7 @@ def _request_spans(
     pieces: Sequence[bytes],
     head: dict[str, Any],
     credentials: Credentials,
-    is_known: Callable[[bytes], bool],
+    are_new: AreNew,
 ) -> list[Span]:
     """Return where secrets are: what came before was searched, if not for these credentials."""
     if "form-urlencoded" in _header(head, "content-type"):
@@ -152,8 +157,8 @@ def _request_spans(
     spans: list[Span] = []
     at = run_begin = 0
     run: list[bytes] = []
-    for piece in [*pieces, b""]:
-        if piece and not is_known(piece):
+    for piece, is_new in [*zip(pieces, are_new(pieces), strict=True), (b"", False)]:
+        if is_new:
             run_begin = run_begin if run else at
             run.append(piece)
         elif run:
@@ -214,14 +219,26 @@ def _facts(raw: RawExchange, credentials: Credentials) -> dict[str, Any]:
 
 
 def _texts(
-    api: str, request: _Body, response: _Body, streams: bool, is_known: Callable[[bytes], bool]
+    api: str, request: _Body, response: _Body, streams: bool, are_new: AreNew
 ) -> list[tuple[str, str]]:
     """Return the words that this exchange brought: the answer, and the request's new parts."""
     said = conversation.parsed_request(api, as_json(request.said))
-    new = b"".join(piece for piece in request.pieces if not is_known(piece))
+    known = zip(request.pieces, are_new(request.pieces), strict=True)
+    new = b"".join(piece for piece, is_new in known if is_new)
     answer = answer_of(api, response.said, streams)
-    found = conversation.texts_of(said, answer)
-    return [(part, text) for part, text in found if part == "answer" or _needle(text) in new]
+    return list(_brought(conversation.texts_of(said, answer), new))
+
+
+def _brought(texts: Iterable[tuple[str, str]], new: bytes) -> Iterator[tuple[str, str]]:
+    """Yield those of *texts* that stand in *new*, mostly in the same order."""
+    at = 0
+    for part, text in texts:
+        needle = _needle(text)
+        if (found := new.find(needle, at)) < 0:
+            found = new.find(needle)
+        if part == "answer" or found >= 0:
+            at = max(at, found)
+            yield part, text
 
 
 def _needle(text: str) -> bytes:

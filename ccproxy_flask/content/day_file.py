@@ -6,7 +6,9 @@ thread at a time; readers open the file for themselves.
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 import re
 import sqlite3
 from dataclasses import dataclass, field
@@ -33,7 +35,14 @@ CREATE VIRTUAL TABLE IF NOT EXISTS words USING fts5 (
     text, content='', columnsize=0, detail=none, tokenize='unicode61');
 """
 # A power cut may cost the last seconds, never the file (SQLite's documentation of WAL mode).
-_SETTINGS = "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA cache_size=-8192;"
+_SETTINGS = (
+    "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA cache_size=-8192;"
+    "PRAGMA journal_size_limit=16777216;"
+)
+_DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+# A symbolic link, or a directory, in the place of a file.
+_IN_THE_WAY = (errno.ELOOP, errno.EISDIR)
+_AT_ONCE = 500  # values of one question
 _LEVEL = 9
 _WORD = re.compile(r"[^\W_]+")  # what the tokenizer of the index takes for one
 _DICTIONARY_BYTES = 64 << 10
@@ -60,26 +69,36 @@ class Exchange:
     texts: Sequence[tuple[str, str]] = ()
 
 
+class Damaged(sqlite3.DatabaseError):
+    """What is in the file is not what was put there."""
+
+
+def is_damage(error: Exception) -> bool:
+    """True where *error* says that the file itself is of no use, and not that there is no room."""
+    if isinstance(error, OSError):
+        return error.errno in _IN_THE_WAY
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGE
+
+
 class DayFile:
     """The file *path*. Every method raises sqlite3.Error where the file cannot be used."""
 
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
         self.path = path
-        if not read_only:
-            path.touch(mode=0o600, exist_ok=True)
-        self._db = sqlite3.connect(
-            f"file:{quote(str(path))}?mode={'ro' if read_only else 'rw'}",
-            uri=True,
-            isolation_level=None,
-            check_same_thread=False,
-        )
-        if not read_only:
-            self._db.executescript(_SETTINGS)
-            self._db.executescript(_SCHEMA)
+        self._inode = 0 if read_only else _made(path)
+        self._db = _opened_to_read(path) if read_only else _connected(path, "mode=rw")
         self._packers: dict[int, zstandard.ZstdCompressor] = {}
         self._unpackers: dict[int, zstandard.ZstdDecompressor] = {}
         self._samples: list[bytes | bytearray | memoryview[int]] = []
-        self._current = 0 if read_only else self._newest_dictionary()
+        self._current = 0
+        if not read_only:
+            try:
+                self._db.executescript(_SETTINGS)
+                self._db.executescript(_SCHEMA)
+                self._current = self._newest_dictionary()
+            except sqlite3.Error:
+                self._db.close()
+                raise
 
     def close(self) -> None:
         """Let go of the file."""
@@ -89,16 +108,24 @@ class DayFile:
         """Return the bytes of the file."""
         return self.path.stat().st_size
 
+    def is_in_place(self) -> bool:
+        """False where the file was removed or replaced under our hands."""
+        try:
+            return self.path.lstat().st_ino == self._inode
+        except OSError:
+            return False
+
     # -- keep --------------------------------------------------------------------------------------
 
-    def known(self, pieces: Iterable[bytes]) -> set[bytes]:
-        """Return the hashes of those of *pieces* that are kept already."""
-        found = set()
-        for piece in pieces:
-            digest = _hash(piece)
-            if self._db.execute("SELECT 1 FROM piece WHERE hash = ?", (digest,)).fetchone():
-                found.add(digest)
-        return found
+    def are_new(self, pieces: Sequence[bytes]) -> list[bool]:
+        """Return of each of *pieces* whether it is not kept yet."""
+        hashes = [_hash(piece) for piece in pieces]
+        known: set[bytes] = set()
+        for begin in range(0, len(hashes), _AT_ONCE):
+            some = hashes[begin : begin + _AT_ONCE]
+            asked = f"SELECT hash FROM piece WHERE hash IN ({_marks(some)})"  # noqa: S608  ours
+            known.update(row[0] for row in self._db.execute(asked, some))
+        return [digest not in known for digest in hashes]
 
     def add(self, exchanges: Sequence[Exchange]) -> None:
         """Keep *exchanges*, all of them or none; one that is there already is left as it is."""
@@ -161,11 +188,19 @@ class DayFile:
 
     def has(self, request_id: str) -> bool:
         """True where the exchange is kept here."""
-        asked = "SELECT 1 FROM exchange WHERE request_id = ?"
-        return self._db.execute(asked, (request_id,)).fetchone() is not None
+        return bool(self.having([request_id]))
+
+    def having(self, request_ids: Sequence[str]) -> set[str]:
+        """Return those of *request_ids* whose exchanges are kept here."""
+        found: set[str] = set()
+        for begin in range(0, len(request_ids), _AT_ONCE):
+            some = request_ids[begin : begin + _AT_ONCE]
+            asked = f"SELECT request_id FROM exchange WHERE request_id IN ({_marks(some)})"  # noqa: S608  ours
+            found.update(row[0] for row in self._db.execute(asked, some))
+        return found
 
     def exchange(self, request_id: str) -> Exchange | None:
-        """Return an exchange, None where it is not here."""
+        """Return an exchange, None where it is not here. Raises Damaged."""
         row = self._db.execute(
             "SELECT request_id, at, session_id, facts, request, response, times FROM exchange"
             " WHERE request_id = ?",
@@ -173,9 +208,12 @@ class DayFile:
         ).fetchone()
         if row is None:
             return None
-        facts = orjson.loads(_unpack_plain(row[3]))
-        request, response = (self._pieces(_unpacked_ids(blob)) for blob in row[4:6])
-        times = list(_sums(_numbers(_unpack_plain(row[6]))))
+        try:
+            facts = orjson.loads(_unpack_plain(row[3]))
+            request, response = (self._pieces(_unpacked_ids(blob)) for blob in row[4:6])
+            times = list(_sums(_numbers(_unpack_plain(row[6]))))
+        except (zstandard.ZstdError, ValueError, LookupError) as error:
+            raise Damaged(f"{request_id} in {self.path.name} is damaged: {error}") from error
         return Exchange(row[0], row[1], row[2], facts, request, response, times)
 
     def session(self, session_id: str) -> list[str]:
@@ -190,12 +228,17 @@ class DayFile:
 
     def search(self, question: str, limit: int) -> list[tuple[str, int, str]]:
         """Return (request id, at, part) of what has all words of *question*, newest first."""
+        # In the order of the index, so that a word that is everywhere is not looked up everywhere.
         asked = (
             "SELECT e.request_id, e.at, s.part FROM words w JOIN said s ON s.id = w.rowid"
-            " JOIN exchange e ON e.id = s.exchange WHERE words MATCH ?"
-            " GROUP BY e.id, s.part ORDER BY max(w.rowid) DESC LIMIT ?"
+            " JOIN exchange e ON e.id = s.exchange WHERE words MATCH ? ORDER BY w.rowid DESC"
         )
-        return self._db.execute(asked, (as_match(question), limit)).fetchall()
+        found: dict[tuple[str, int, str], None] = {}
+        for row in self._db.execute(asked, (as_match(question),)):
+            found[row] = None
+            if len(found) >= limit:
+                break
+        return list(found)
 
     def counts(self) -> dict[str, int]:
         """Return how many exchanges and pieces there are."""
@@ -209,8 +252,10 @@ class DayFile:
 
     def _piece(self, number: int) -> bytes:
         asked = "SELECT dictionary, data FROM piece WHERE id = ?"
-        dictionary, data = self._db.execute(asked, (number,)).fetchone()
-        return self._unpacker(dictionary or 0).decompress(data)
+        row = self._db.execute(asked, (number,)).fetchone()
+        if row is None:
+            raise LookupError(f"there is no piece {number}")
+        return self._unpacker(row[0] or 0).decompress(row[1])
 
     def _newest_dictionary(self) -> int:
         found = self._db.execute("SELECT coalesce(max(id), 0) FROM dictionary").fetchone()
@@ -241,6 +286,43 @@ def as_match(question: str) -> str:
     """Return *question* as a query of FTS5: all its words, the last one as a beginning."""
     words = [f'"{word}"' for word in _WORD.findall(question)]
     return " ".join(words) + "*" if words else '""'
+
+
+def _connected(path: Path, options: str) -> sqlite3.Connection:
+    name = f"file:{quote(str(path))}?{options}"
+    return sqlite3.connect(name, uri=True, isolation_level=None, check_same_thread=False)
+
+
+def _opened_to_read(path: Path) -> sqlite3.Connection:
+    db = _connected(path, "mode=ro")
+    try:
+        db.execute("SELECT 1 FROM dictionary LIMIT 1")
+    except sqlite3.OperationalError as error:
+        db.close()
+        log_of_changes = path.with_name(f"{path.name}-wal")
+        if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_CANTOPEN or log_of_changes.exists():
+            raise
+        # On a disk that is read-only there is no room for what readers share (SQLite's
+        # documentation of WAL mode); nobody writes there either.
+        return _connected(path, "immutable=1")
+    except sqlite3.Error:
+        db.close()
+        raise
+    return db
+
+
+def _made(path: Path) -> int:
+    """Make the file where there is none, for this user alone, and return its inode."""
+    # SQLite gives the files beside it the same mode (its documentation of temporary files).
+    fd = os.open(path, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        return os.fstat(fd).st_ino
+    finally:
+        os.close(fd)
+
+
+def _marks(values: Sequence[object]) -> str:
+    return ",".join("?" * len(values))
 
 
 def _hash(piece: bytes) -> bytes:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 _HEAD = struct.Struct(">BIIQ")
 HEAD_BYTES = _HEAD.size
+FRAME_COST = 192
+"""What a frame takes in memory besides its bytes, head and objects together; bytes."""
 LARGEST = 16 << 20
 """A larger frame is nobody's; bytes."""
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 import structlog
 
-from .frames import HEAD_BYTES, Kind, head_of
+from .frames import FRAME_COST, HEAD_BYTES, Kind, head_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,7 +26,7 @@ log = structlog.get_logger(__name__)
 _AT_ONCE = 256 << 10
 _PAUSE_SECONDS = 0.2
 _STALLED_SECONDS = 10.0
-_AWAY_SECONDS = 30.0
+_AWAY_SECONDS = 15.0
 """For so long exchanges wait for somebody to take them."""
 _LARGEST_CHUNK = 8 << 20
 
@@ -68,7 +68,7 @@ class Handover:
 
     def put(self, kind: Kind, number: int, micros: int, data: bytes) -> bool:
         """Take a frame; False where there is no room for it."""
-        if self._closed or self._bytes + len(data) + HEAD_BYTES > self._max_bytes:
+        if self._closed or self._bytes + len(data) + FRAME_COST > self._max_bytes:
             return kind is Kind.ABANDON and self._append(kind, number, micros, data)
         return self._append(kind, number, micros, data)
 
@@ -81,7 +81,7 @@ class Handover:
 
     def _append(self, kind: Kind, number: int, micros: int, data: bytes) -> bool:
         self._waiting.append((head_of(kind, number, len(data), micros), data))
-        self._bytes += len(data) + HEAD_BYTES
+        self._bytes += len(data) + FRAME_COST
         self._wake.set()
         return True
 
@@ -128,7 +128,7 @@ class Handover:
             head, data = self._waiting.popleft()
             parts += [head, data]
             size += len(head) + len(data)
-        self._bytes -= size
+        self._bytes -= size + len(parts) // 2 * (FRAME_COST - HEAD_BYTES)
         return b"".join(parts)
 
     def _lose(self, error: OSError) -> None:

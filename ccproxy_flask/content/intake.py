@@ -13,18 +13,20 @@ import socket
 import sqlite3
 import threading
 import time
-from collections import Counter
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import orjson
 import structlog
 
 from .assembly import RawExchange, assembled
-from .frames import Frame, FrameParser, Kind, NotFrames
+from .coding import TooLarge
+from .frames import FRAME_COST, Frame, FrameParser, Kind, NotFrames
+from .store import by_day
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from .day_file import Exchange
@@ -34,6 +36,7 @@ log = structlog.get_logger(__name__)
 
 _READ_BYTES = 1 << 20
 _BATCH = 64
+_BATCH_BYTES = 8 << 20
 _BATCH_SECONDS = 0.1
 _RETAIN_SECONDS = 60.0
 
@@ -42,7 +45,8 @@ class Intake:
     """Listens on the unix socket *path* and keeps what comes in *store*.
 
     At most *max_bytes* are in memory; what goes over it is dropped as a whole, and *on_drop* is
-    called with its request id and a reason: ``queue_full``, ``no_room``, ``unreadable``.
+    called with its request id and a reason: ``queue_full``, ``too_large`` (it says more than is
+    kept), ``no_room``, ``unreadable``. Raises OSError where it cannot listen there.
     """
 
     def __init__(
@@ -57,7 +61,7 @@ class Intake:
         self._bytes = 0
         self._counting = threading.Lock()
         self._failing = False
-        self.kept: Counter[str] = Counter()
+        self._whole_ids: set[str] = set()
         self._socket = _listening(path)
         self._path = path
         self._threads = [
@@ -71,6 +75,10 @@ class Intake:
     def waiting_bytes(self) -> int:
         """How many bytes of exchanges are in memory."""
         return self._bytes
+
+    def holds(self, request_id: str) -> bool:
+        """True where all of the exchange is here, and it is not decided yet whether it is kept."""
+        return request_id in self._whole_ids
 
     def close(self) -> None:
         """Keep what is whole, and end."""
@@ -102,19 +110,20 @@ class Intake:
                 while data := connection.recv(_READ_BYTES):
                     for frame in parser.feed(data):
                         self._take_frame(frame, open_ones)
-            except (OSError, NotFrames, ValueError) as error:
+            except (OSError, NotFrames, ValueError, KeyError) as error:
                 log.warning("content_connection_ended", reason=str(error))
         for raw in open_ones.values():
             self._grow(-raw.size)
 
     def _take_frame(self, frame: Frame, open_ones: dict[int, RawExchange]) -> None:
         if frame.kind is Kind.REQUEST_HEAD:
-            open_ones[frame.number] = RawExchange(request_head=orjson.loads(frame.data))
+            open_ones[frame.number] = RawExchange(request_head=_head_in(frame.data))
         raw = open_ones.get(frame.number)
         if raw is None:  # given up
             return
-        raw.size += len(frame.data)
-        self._grow(len(frame.data))
+        size = len(frame.data) + FRAME_COST
+        raw.size += size
+        self._grow(size)
         if frame.kind is Kind.ABANDON or self._bytes > self._max_bytes:
             del open_ones[frame.number]
             self._grow(-raw.size)
@@ -124,6 +133,7 @@ class Intake:
         _add(raw, frame)
         if frame.kind is Kind.END:
             del open_ones[frame.number]
+            self._whole_ids.add(raw.request_head["request_id"])
             self._whole.put(raw)
 
     def _grow(self, size: int) -> None:
@@ -139,13 +149,13 @@ class Intake:
                 self._keep_batch(batch)
             if time.monotonic() - retained_at > _RETAIN_SECONDS:
                 retained_at = time.monotonic()
-                self._retain()
+                self._try(self._retain)
 
     def _next_batch(self) -> list[RawExchange] | None:
         """Return what came within a moment; None at the end."""
         batch: list[RawExchange] = []
         until = time.monotonic() + _BATCH_SECONDS
-        while len(batch) < _BATCH:
+        while len(batch) < _BATCH and sum(raw.size for raw in batch) < _BATCH_BYTES:
             try:
                 wait = until - time.monotonic() if batch else _RETAIN_SECONDS
                 raw = self._whole.get(timeout=max(0.0, wait))
@@ -159,36 +169,52 @@ class Intake:
 
     def _keep_batch(self, batch: list[RawExchange]) -> None:
         exchanges = [found for raw in batch if (found := self._assembled(raw)) is not None]
-        try:
-            self.store.add(exchanges)
-        except (sqlite3.Error, OSError) as error:
-            self._say_once(error)
-            for exchange in exchanges:
-                self._on_drop(exchange.request_id, "no_room")
-        else:
-            self._failing = False
-            self.kept["exchanges"] += len(exchanges)
+        for some in by_day(exchanges):
+            if not self._try(partial(self.store.add, some)):
+                for exchange in some:
+                    self._on_drop(exchange.request_id, "no_room")
+        self._whole_ids.difference_update(raw.request_head["request_id"] for raw in batch)
         self._grow(-sum(raw.size for raw in batch))
 
     def _assembled(self, raw: RawExchange) -> Exchange | None:
         request_id = raw.request_head["request_id"]
         try:
-            return assembled(raw, lambda piece: self.store.is_known(request_id, piece))
+            return assembled(raw, partial(self._are_new, request_id))
+        except TooLarge:
+            self._on_drop(request_id, "too_large")
         except Exception:  # no body of a stranger may end the recording of others
             log.exception("content_not_assembled", request_id=request_id)
             self._on_drop(request_id, "unreadable")
-            return None
+        return None
+
+    def _are_new(self, request_id: str, pieces: Sequence[bytes]) -> Sequence[bool]:
+        try:
+            return self.store.are_new(request_id, pieces)
+        except (sqlite3.Error, OSError):  # said where it is to be kept
+            return [True] * len(pieces)
 
     def _retain(self) -> None:
-        try:
-            self.store.retain(datetime.now(UTC))
-        except (sqlite3.Error, OSError) as error:
-            self._say_once(error)
+        self.store.retain(datetime.now(UTC))
 
-    def _say_once(self, error: Exception) -> None:
-        if not self._failing:
-            self._failing = True
-            log.error("content_not_kept", reason=str(error))
+    def _try(self, work: Callable[[], object]) -> bool:
+        """Do some *work* on the files; where that is not possible, say so once."""
+        try:
+            work()
+        except (sqlite3.Error, OSError) as error:
+            if not self._failing:
+                self._failing = True
+                log.error("content_not_kept", reason=str(error))  # noqa: TRY400  a fact
+        except Exception:  # a defect here must not end the keeping of what comes
+            log.exception("content_not_kept")
+        else:
+            self._failing = False
+            return True
+        return False
+
+
+def _head_in(data: bytes) -> dict[str, Any]:
+    head: dict[str, Any] = orjson.loads(data)
+    return head | {"request_id": str(head["request_id"])}
 
 
 def _add(raw: RawExchange, frame: Frame) -> None:

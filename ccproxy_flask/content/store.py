@@ -7,26 +7,39 @@ when the request began; so the id alone says in which files to look.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import re
 import sqlite3
 import threading
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import structlog
 
-from .day_file import DayFile, Exchange
+from .day_file import DayFile, Exchange, is_damage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
 log = structlog.get_logger(__name__)
 
-_NAME = re.compile(r"(\d{4}-\d\d-\d\d)(?:\.(\d+))?\.sqlite")
+_NAME = re.compile(r"(\d{4}-\d\d-\d\d)(?:\.(\d+))?\.sqlite(\.damaged)?")
+_DAMAGED = ".damaged"
 _REQUEST_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
+_T = TypeVar("_T")
+_SUFFIXES = ("", "-wal", "-shm")
+_File = tuple["Path", str, int]
 _PARTS = 8
 """A file is full at this part of the space: so that there is always one to delete."""
+
+
+def by_day(exchanges: Sequence[Exchange]) -> list[list[Exchange]]:
+    """Return *exchanges* in groups, each of which :meth:`ContentStore.add` takes."""
+    groups: dict[str, list[Exchange]] = {}
+    for exchange in exchanges:
+        groups.setdefault(_day_of(exchange.request_id), []).append(exchange)
+    return list(groups.values())
 
 
 class ContentStore:
@@ -36,28 +49,25 @@ class ContentStore:
         self._directory, self._max_bytes, self._days = directory, max_bytes, days
         self._lock = threading.Lock()
         self._open: dict[str, DayFile] = {}
-        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._reported: set[str] = set()
+        """Files that cannot be read; each is logged once."""
 
     # -- keep --------------------------------------------------------------------------------------
 
     def add(self, exchanges: Sequence[Exchange]) -> None:
-        """Keep *exchanges*. Raises sqlite3.Error or OSError where there is no room, and keeps none
-        of the day that failed."""
-        by_day: dict[str, list[Exchange]] = {}
-        for exchange in exchanges:
-            by_day.setdefault(_day_of(exchange.request_id), []).append(exchange)
-        with self._lock:
-            for day, some in by_day.items():
-                self._current(day).add(some)
+        """Keep *exchanges* of one day, all of them or none.
 
-    def is_known(self, request_id: str, piece: bytes) -> bool:
-        """True where the current file of the request's day has *piece*."""
-        with self._lock:
-            return bool(self._current(_day_of(request_id)).known([piece]))
+        Raises sqlite3.Error or OSError where there is no room.
+        """
+        self._with_current(_day_of(exchanges[0].request_id), lambda file: file.add(exchanges))
+
+    def are_new(self, request_id: str, pieces: Sequence[bytes]) -> Sequence[bool]:
+        """Return of each of *pieces* whether the current file of the request's day lacks it."""
+        return self._with_current(_day_of(request_id), lambda file: file.are_new(pieces))
 
     def retain(self, now: datetime) -> int:
         """Delete what is too old or too much, and return how many files that were."""
-        files = self._files()
+        files = self._files(damaged=True)
         oldest = (now.timestamp() - self._days * 86_400) // 86_400 * 86_400
         doomed = [path for path, day, _ in files if _begin_of(day) < oldest]
         kept = [path for path, _, _ in files if path not in doomed]
@@ -72,12 +82,12 @@ class ContentStore:
 
     def size(self) -> int:
         """Return the bytes of all files."""
-        return sum(_size(path) for path, _, _ in self._files())
+        return sum(_size(path) for path, _, _ in self._files(damaged=True))
 
     def reset(self) -> None:
         """Delete everything."""
         with self._lock:
-            for path, _, _ in self._files():
+            for path, _, _ in self._files(damaged=True):
                 self._delete(path)
 
     def close(self) -> None:
@@ -86,25 +96,61 @@ class ContentStore:
             while self._open:
                 self._open.popitem()[1].close()
 
+    def _with_current(self, day: str, work: Callable[[DayFile], _T]) -> _T:
+        """Do *work* with the current file of *day*. One that is damaged is set aside, and the work
+        done with a new one."""
+        with self._lock:
+            try:
+                return work(self._current(day))
+            except (sqlite3.Error, OSError) as error:
+                self._let_go(day)
+                if not is_damage(error):
+                    raise
+                self._set_aside(self._newest(day), str(error))
+            try:
+                return work(self._current(day))
+            except (sqlite3.Error, OSError):
+                self._let_go(day)
+                raise
+
     def _current(self, day: str) -> DayFile:
         opened = self._open.get(day)
+        if opened is not None and not opened.is_in_place():
+            log.warning("content_file_removed", file=opened.path.name)
+            self._let_go(day)
+            opened = None
         if opened is not None and opened.size() < self._max_bytes // _PARTS:
             return opened
-        if opened is not None:
-            opened.close()
-        parts = [part for _, each, part in self._files() if each == day] or [1]
-        part = max(parts) + (opened is not None)
-        path = self._directory / (f"{day}.sqlite" if part == 1 else f"{day}.{part}.sqlite")
+        path = self._newest(day, opened is not None)
+        self._let_go(day)
         while len(self._open) > 2:  # of days before
-            self._open.pop(min(self._open)).close()
+            self._let_go(min(self._open))
+        self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._open[day] = DayFile(path)
         return self._open[day]
 
+    def _newest(self, day: str, is_full: bool = False) -> Path:
+        """Return the path of the newest file of *day*, or the next one where that *is_full*."""
+        part = max([part for _, each, part in self._files(day)] or [1]) + is_full
+        return self._directory / (f"{day}.sqlite" if part == 1 else f"{day}.{part}.sqlite")
+
+    def _let_go(self, day: str) -> None:
+        opened = self._open.pop(day, None)
+        if opened is not None:
+            opened.close()
+
+    def _set_aside(self, path: Path, reason: str) -> None:
+        """Keep a damaged file for a person to look at, as long as others of its day are."""
+        log.error("content_file_damaged", file=path.name, reason=reason)
+        for suffix in _SUFFIXES:
+            with contextlib.suppress(FileNotFoundError):
+                beside = path.with_name(path.name + suffix)
+                beside.replace(path.with_name(f"{path.name}{_DAMAGED}{suffix}"))
+
     def _delete(self, path: Path) -> None:
-        for day, opened in list(self._open.items()):
-            if opened.path == path:
-                self._open.pop(day).close()
-        for suffix in ("", "-wal", "-shm"):
+        for day in [day for day, opened in self._open.items() if opened.path == path]:
+            self._let_go(day)
+        for suffix in _SUFFIXES:
             path.with_name(path.name + suffix).unlink(missing_ok=True)
         log.info("content_removed", file=path.name)
 
@@ -122,45 +168,66 @@ class ContentStore:
 
     def has(self, request_id: str) -> bool:
         """True where the exchange is kept."""
-        if not _REQUEST_ID.fullmatch(request_id):
-            return False
-        for path, _, _ in self._files(_day_of(request_id)):
-            with _reading(path) as file:
-                if file is not None and file.has(request_id):
-                    return True
-        return False
+        return bool(self.having([request_id]))
+
+    def having(self, request_ids: Sequence[str]) -> set[str]:
+        """Return those of *request_ids* that are kept. Raises sqlite3.Error or OSError."""
+        days: dict[str, list[str]] = {}
+        for each in request_ids:
+            if _REQUEST_ID.fullmatch(each):
+                days.setdefault(_day_of(each), []).append(each)
+        found: set[str] = set()
+        for day, ids in days.items():
+            for path, _, _ in self._files(day):
+                with _reading(path) as file:
+                    found |= file.having(ids) if file is not None else set()
+        return found
 
     def session(self, session_id: str) -> list[str]:
         """Return the ids of the requests of a session that are kept, in order."""
-        found: list[str] = []
-        for path, _, _ in self._files():
-            with _reading(path) as file:
-                found += file.session(session_id) if file is not None else ()
-        return sorted(found)
+        return sorted(itertools.chain.from_iterable(self._each(lambda f: f.session(session_id))))
 
     def request_ids(self) -> Iterator[str]:
         """Yield the ids of all that is kept, day by day."""
-        for path, _, _ in self._files():
-            with _reading(path) as file:
-                yield from list(file.request_ids()) if file is not None else ()
+        for ids in self._each(lambda file: list(file.request_ids())):
+            yield from ids
 
     def search(self, question: str, limit: int) -> list[tuple[str, int, str]]:
         """Return (request id, at, part) of what has all words of *question*, newest first."""
         found: list[tuple[str, int, str]] = []
-        for path, _, _ in reversed(self._files()):
-            if len(found) < limit:
-                with _reading(path) as file:
-                    found += file.search(question, limit - len(found)) if file is not None else ()
-        return found
+        for some in self._each(lambda file: file.search(question, limit), newest_first=True):
+            found += some
+            if len(found) >= limit:
+                break
+        return found[:limit]
 
-    def _files(self, day: str | None = None) -> list[tuple[Path, str, int]]:
-        """Return (path, day, part), the oldest first."""
-        found = []
-        for path in self._directory.iterdir():
+    def _each(
+        self, ask: Callable[[DayFile], Sequence[_T]], *, newest_first: bool = False
+    ) -> Iterator[Sequence[_T]]:
+        """Give the answers of all files that can be read; of others one line in the log tells."""
+        for path, _, _ in sorted(self._files(), key=_place, reverse=newest_first):
+            try:
+                with _reading(path) as file:
+                    answer = ask(file) if file is not None else ()
+            except sqlite3.Error as error:
+                if path.name not in self._reported:
+                    self._reported.add(path.name)
+                    log.error("content_file_not_readable", file=path.name, reason=str(error))  # noqa: TRY400  a fact
+                continue
+            yield answer
+
+    def _files(self, day: str | None = None, *, damaged: bool = False) -> list[_File]:
+        """Return (path, day, part), the oldest first; *damaged* ones only where asked for."""
+        found: list[_File] = []
+        try:
+            paths = list(self._directory.iterdir())
+        except (FileNotFoundError, NotADirectoryError):
+            return found
+        for path in paths:
             match = _NAME.fullmatch(path.name)
-            if match and day in (None, match[1]):
+            if match and day in (None, match[1]) and (damaged or not match[3]):
                 found.append((path, match[1], int(match[2] or 1)))
-        return sorted(found, key=lambda each: each[1:])
+        return sorted(found, key=_place)
 
 
 @contextlib.contextmanager
@@ -177,6 +244,10 @@ def _reading(path: Path) -> Iterator[DayFile | None]:
         yield file
     finally:
         file.close()
+
+
+def _place(file: _File) -> tuple[str, int]:
+    return file[1:]
 
 
 def _day_of(request_id: str) -> str:

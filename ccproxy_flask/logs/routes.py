@@ -290,6 +290,9 @@ def _facts_of(known: StoreStatus, ledgers: list[FoundLedger]) -> dict[str, Any]:
         "worker_lost": counts.get("worker_lost", 0),
         "record_lost": counts.get("record_lost", 0),
         "dropped": dropped,
+        "content_bytes": known.content.get("bytes"),
+        "content_waiting_bytes": known.content.get("waiting_bytes"),
+        "content_dropped": counts.get("content_dropped", 0),
     }
 
 
@@ -311,6 +314,9 @@ def _facts_without_store(
         "damaged_lines": None,
         "worker_lost": None,
         "record_lost": None,
+        "content_bytes": None,
+        "content_waiting_bytes": None,
+        "content_dropped": None,
         "dropped": sum((Counter(one.dropped) for one in ledgers), Counter[str]()),
     }
 

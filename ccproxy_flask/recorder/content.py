@@ -2,49 +2,85 @@
 
 from __future__ import annotations
 
-import sqlite3
 from typing import TYPE_CHECKING, Any
+
+import structlog
 
 from ccproxy_flask.content.intake import Intake
 from ccproxy_flask.content.questions import ContentQuestions
 from ccproxy_flask.content.store import ContentStore
 from ccproxy_flask.errors import StoreUnavailable
 
+from .content_rows import UNREADABLE, ContentRows
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ccproxy_flask.settings import Settings
+    from ccproxy_flask.store.base import RecordingStore
+
+log = structlog.get_logger(__name__)
 
 
 class ContentKeeping:
-    """Takes content where it is to be kept, and answers questions about what was kept before."""
+    """Takes content where it is to be kept, and answers questions about what was kept before.
 
-    def __init__(self, settings: Settings, on_drop: Callable[[str, str], None]) -> None:
+    *on_drop* is called with a reason for each exchange whose content could not be kept.
+    """
+
+    def __init__(self, settings: Settings, on_drop: Callable[[str], None]) -> None:
         options = settings.capture
         self._store = ContentStore(
             settings.content_directory, options.max_bytes, options.retention_days
         )
         self._questions = ContentQuestions(self._store)
+        self._on_drop = on_drop
         self._intake: Intake | None = None
+        self.rows = ContentRows(self._store.having, self._is_pending)
         if settings.capturing:
-            self._intake = Intake(
-                settings.content_socket, self._store, options.queue_bytes, on_drop
-            )
+            self._intake = self._taking(settings)
         self._views: dict[str, Callable[..., bytes]] = {
             "/content": self._questions.content,
             "/content/diff": self._questions.diff,
             "/content/search": self._questions.search,
         }
 
+    def _taking(self, settings: Settings) -> Intake | None:
+        try:
+            return Intake(
+                settings.content_socket, self._store, settings.capture.queue_bytes, self._lost
+            )
+        except OSError as error:
+            log.error("content_not_taken", reason=str(error))  # noqa: TRY400  a fact
+            return None
+
+    def _lost(self, request_id: str, reason: str) -> None:
+        self.rows.lose(request_id)
+        self._on_drop(reason)
+        log.debug("content_dropped", request_id=request_id, reason=reason)
+
+    def _is_pending(self, request_id: str) -> bool:
+        return self._intake is not None and self._intake.holds(request_id)
+
     def answer(self, path: str, asked: dict[str, Any]) -> tuple[bytes, dict[str, Any]]:
         """Answer the question *path*. Raises ContentNotKept, StoreUnavailable, KeyError."""
         try:
             return self._views[path](**asked), {}
-        except sqlite3.Error as error:
+        except UNREADABLE as error:
             raise StoreUnavailable(f"what was said cannot be read: {error}") from error
 
+    def check_rows(self, rows: RecordingStore) -> int:
+        """Let some rows say that their content is not kept; return how many.
+
+        Raises StoreUnavailable.
+        """
+        try:
+            return self.rows.step(rows)
+        except UNREADABLE:
+            return 0  # nobody knows what is kept: later
+
     def status(self) -> dict[str, int]:
-        """Return how many bytes are kept, and how many wait to be."""
+        """Return how many bytes are kept, and how many wait to be. Raises OSError."""
         waiting = self._intake.waiting_bytes if self._intake is not None else 0
         return {"bytes": self._store.size(), "waiting_bytes": waiting}
 

@@ -33,6 +33,8 @@ _READ_BYTES = 1 << 20
 _DAMAGED_NAME = "damaged.ndjson"
 _LARGEST_DAMAGED = 16 << 20
 _LEDGER_ENDING = ".ledger"
+# As they stand in a line only where they are the column and its value: quotes in texts are escaped.
+_CONTENT_KEPT, _CONTENT_DROPPED = b'"content":"kept"', b'"content":"dropped"'
 _WORKER_LOST = "the worker process ended with this request in flight"
 _RECORD_LOST = "the request ended, but its record could not be written"
 
@@ -130,6 +132,8 @@ class _Slice:
                 self.starts[request_id] = line
             else:
                 self.rows.append((request_id, line))
+                if _CONTENT_DROPPED in line:
+                    self.counts["content_dropped"] += 1
         elif line and not line.endswith(CANCELLED):
             self._take_other(line, parse(line))
 
@@ -171,6 +175,8 @@ class Ingest:
         self._store, self._directory, self._limits = store, directory, limits
         self._observer: Observer = observer or Nobody()
         self._keep_seconds = keep_seconds
+        self.kept_content: list[str] = []
+        """The requests of stored rows that say that their content is kept; for who takes them."""
         self._positions: dict[str, int] = {}
         self._unmarked: set[str] = set()
         """Segments whose position the store does not know: there was no row to store with it."""
@@ -337,6 +343,9 @@ class Ingest:
         for part in parts:
             self._positions[part.segment.name] = part.end
             _apply(self._worker(part.segment), part)
+        self.kept_content += [
+            request_id for part in parts for request_id, line in part.rows if _CONTENT_KEPT in line
+        ]
         if damaged:
             self._put_aside(damaged)
 

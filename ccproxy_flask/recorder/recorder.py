@@ -122,7 +122,7 @@ class Recorder:
         socket = self._settings.recorder_socket
         if socket.parent != self._directory:
             private_directory(socket.parent)
-        self._content = ContentKeeping(self._settings, self._content_lost)
+        self._content = ContentKeeping(self._settings, self._observer.content_dropped)
         server = LaneServers(socket, self, self._content)
         clear_failure(self._directory)
         log.info("recorder_started", pid=os.getpid(), version=__version__)
@@ -135,11 +135,6 @@ class Recorder:
             server.close()
             self._content.close()
             log.info("recorder_stopped", pid=os.getpid())
-
-    def _content_lost(self, request_id: str, reason: str) -> None:
-        """Note that the content of a request, which its worker handed on, could not be kept."""
-        log.warning("content_dropped", request_id=request_id, reason=reason)
-        self._observer.content_dropped(reason)
 
     def _is_in_place(self, lock: int) -> bool:
         """False where somebody removed the journal, or the socket, under our hands."""
@@ -171,7 +166,9 @@ class Recorder:
         """Store what is new; return True where there may be more."""
         with self._ingesting:
             try:
-                moved = self._opened().step()
+                ingest = self._opened()
+                moved = ingest.step()
+                self._check_content(ingest)
             except StoreDamaged as error:
                 self._in_trouble(error)
                 self._set_aside(log_only=error.log_only)
@@ -185,6 +182,13 @@ class Recorder:
                 return False
             self._out_of_trouble()
             return moved
+
+    def _check_content(self, ingest: Ingest) -> None:
+        """Let rows tell the truth about content that did not arrive."""
+        claimed, ingest.kept_content = ingest.kept_content, []
+        if self._content is not None and self._store is not None:
+            self._content.rows.claim(claimed)
+            self._content.check_rows(self._store)
 
     def _opened(self) -> Ingest:
         if self._store is not None and not self._store.usable:
@@ -201,6 +205,8 @@ class Recorder:
         if self._store is None:
             self._store = open_store(self._settings)
             self._maintenance = Maintenance(self._store)
+            if self._content is not None:
+                self._content.rows.begin(self._store)
             self.ready.set()
         if self._ingest is None:
             journal = self._settings.journal
@@ -299,6 +305,7 @@ class Recorder:
             backlog_bytes=waiting,
             writer_lag_seconds=lag,
             counts=counts,
+            content=self._content.status() if self._content is not None else {},
             version=__version__,
             reason=self._reason,
         )

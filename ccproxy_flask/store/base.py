@@ -162,7 +162,10 @@ class StoreStatus:
     writer_lag_seconds: float = 0.0
     """For how long there has been such a backlog."""
     counts: Mapping[str, int] = field(default_factory=dict)
-    """``damaged_lines``, ``worker_lost``, ``record_lost``, ``dropped:<reason>``."""
+    """``damaged_lines``, ``worker_lost``, ``record_lost``, ``content_dropped``,
+    ``dropped:<reason>``."""
+    content: Mapping[str, int] = field(default_factory=dict)
+    """Of what was said: ``bytes`` on disk, ``waiting_bytes`` in the recorder's memory."""
     version: str = ""
     reason: str | None = None
     """What is wrong, where something is."""
@@ -257,6 +260,13 @@ class RecordingStore(Store, Protocol):
     ) -> int:
         """As :meth:`append`, but only those *rows* (by request id) whose request is not there; add
         their number to *count*, too, and return it."""
+
+    def content_kept_since(self, seconds: float, limit: int) -> list[str]:
+        """Return the request ids of the recent rows of the last *seconds* that say ``kept``."""
+
+    def content_dropped(self, request_ids: Sequence[str]) -> int | None:
+        """Let the recent ones of these rows say that their content was dropped; return how many
+        did not, None where that is not possible now: try again later."""
 
     def marks(self) -> dict[str, CommittedOffset]:
         """Return all marks by segment."""

@@ -23,6 +23,7 @@ from .statements import number_in
 from .upkeep import RECENT_ROWS, Retention, Upkeep
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
 log = structlog.get_logger(__name__)
@@ -139,6 +140,26 @@ class DuckDBStore(Intake, Questions):
         if self._pipes is not None:
             self._pipes.close()
         self._batch.close()
+
+    def content_kept_since(self, seconds: float, limit: int) -> list[str]:
+        """As RecordingStore.content_kept_since()."""
+        with self.database.questions() as cursor:
+            rows = cursor.execute(statements.CONTENT_KEPT, [seconds, limit]).fetchall()
+        return [row[0] for row in rows]
+
+    def content_dropped(self, request_ids: Sequence[str]) -> int | None:
+        """As RecordingStore.content_dropped(): None while rows are moved to files."""
+        if not self._upkeep.lock.acquire(blocking=False):
+            return None
+        try:
+            with self.database.transaction() as cursor:
+                values = [min(request_ids), max(request_ids), list(request_ids)]
+                changed = number_in(cursor.execute(statements.CONTENT_DROPPED, values))
+                statements.add_counts(cursor, {"content_dropped": changed} if changed else {})
+        finally:
+            self._upkeep.lock.release()
+        self._changed()
+        return changed
 
     def maintain(self) -> bool:
         """Do a small part of what keeps the store small and quick; True where there is more.

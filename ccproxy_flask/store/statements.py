@@ -42,6 +42,17 @@ _SUMS = _sql("queries/sums.sql")
 SUMS = ("cells", "name_bins", "time_bins")
 """What sums are made of; the sums of parts are in the tables ``part_<name>``."""
 HOUR = 3600
+# A row is of the time at which its request began, and may be stored long after that.
+CONTENT_KEPT = (
+    "SELECT request_id FROM recent_logs WHERE content = 'kept' "
+    "AND epoch(timestamp) + coalesce(duration_seconds, 0) > epoch(now()) - ? "
+    "ORDER BY timestamp DESC LIMIT ?"
+)
+# Ids sort by time: only what is that old is looked at.
+CONTENT_DROPPED = (
+    "UPDATE recent_logs SET content = 'dropped' WHERE content = 'kept' "
+    "AND request_id BETWEEN ? AND ? AND request_id IN (SELECT unnest(?))"
+)
 # Of this database alone: a copy of it may be attached.
 BLOCKS = (
     "SELECT block_size * used_blocks, block_size * free_blocks FROM pragma_database_size() "
