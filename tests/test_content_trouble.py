@@ -125,8 +125,7 @@ def test_rows_of_an_earlier_recorder_are_looked_at(store, tmp_path):
 
 
 def test_what_the_recorder_cannot_keep_is_said_by_its_row(tmp_path):
-    """Through a whole recorder: the content is dropped, counted, and the row says so; a later one
-    is kept."""
+    """The content is dropped, counted, and the row says so; a later one is kept."""
     settings = recording_settings(tmp_path, capture={"content": "on"})
     settings.content_directory.write_text("a file is in the way")
     recorder = start_in_process(settings)
@@ -231,8 +230,7 @@ def test_a_damaged_piece_is_said(store, folder):
 
 
 def test_a_full_disk_costs_content_and_then_no_more(small_disk):
-    """Where there is no room an error says so; with room again content is kept, the rest is
-    whole."""
+    """Where there is no room an error says so; with room again content is kept."""
     store = ContentStore(small_disk / "content", 1 << 30, 7)
     try:
         kept = keep(store)

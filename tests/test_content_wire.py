@@ -145,8 +145,7 @@ def test_reset_deletes_what_was_said(server, upstream):
 
 @pytest.mark.slow
 def test_kill_9_costs_no_row_leaves_no_half_and_rows_say_what_is_there(start_server, upstream):
-    """kill -9 of recorder and worker while content comes: each request has its row, each content
-    is whole or not there, and in the end each row says which."""
+    """After kill -9 each content is whole or not there, and in the end its row says which."""
     server = start_server(workers=1)
     upstream.script = streamed("x" * 2000, "y" * 2000)
     ids = []
