@@ -44,11 +44,11 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-_TEND_SECONDS = 1.0
+_MAINTAIN_SECONDS = 1.0
 
 
-class Parts:
-    """What :func:`create_app` made and shutdown closes. ``app.extensions["ccproxy.parts"]``."""
+class Components:
+    """What :func:`create_app` made and shutdown closes: ``extensions["ccproxy.components"]``."""
 
     def __init__(self, settings: Settings, store: Store | None) -> None:
         kept, journal = settings.observability, settings.journal
@@ -78,7 +78,7 @@ class Parts:
             self.store, self.content = store or recorder, recorder
             self.scrape = Scrape(self.metrics, recorder.metrics)
         self._closing = threading.Event()
-        self._tending = False
+        self._maintaining = False
 
     def _handover(self) -> Handover:
         options = self.settings.capture
@@ -119,14 +119,14 @@ class Parts:
         atexit.register(recorder.stop)
         atexit.register(self.close)  # before it: the recorder stores what this writes
 
-    def tend(self) -> None:
+    def maintain(self) -> None:
         """Start to look after journal and metrics in the background, once; safe to call again."""
-        if not self._tending:
-            self._tending = True
-            threading.Thread(target=self._tend, daemon=True, name="tend").start()
+        if not self._maintaining:
+            self._maintaining = True
+            threading.Thread(target=self._maintain, daemon=True, name="maintain").start()
 
-    def _tend(self) -> None:
-        while not self._closing.wait(_TEND_SECONDS):
+    def _maintain(self) -> None:
+        while not self._closing.wait(_MAINTAIN_SECONDS):
             self.metrics.maintain()
             if self.journal is not None:
                 self.journal.maintain()
@@ -167,27 +167,27 @@ def create_app(
         "ccproxy_flask", static_folder=_folder("static"), template_folder=_folder("templates")
     )
     app.url_map.merge_slashes = False
-    parts = Parts(settings, store)
+    components = Components(settings, store)
     app.extensions.update(
         {
-            "ccproxy.parts": parts,
+            "ccproxy.components": components,
             "ccproxy.settings": settings,
-            "ccproxy.metrics": parts.metrics,
-            "ccproxy.journal": parts.journal,
-            "ccproxy.feed": parts.feed,
-            "ccproxy.store": parts.store,
-            "ccproxy.content": parts.content,
+            "ccproxy.metrics": components.metrics,
+            "ccproxy.journal": components.journal,
+            "ccproxy.feed": components.feed,
+            "ccproxy.store": components.store,
+            "ccproxy.content": components.content,
         }
     )
-    request_context.init_app(app, _sinks(parts))
+    request_context.init_app(app, _sinks(components))
     _register_pages(app, settings)
-    proxy.init_app(app, _proxy_parts(parts, [*_observers(parts), *observers]))
+    proxy.init_app(app, _proxy_deps(components, [*_observers(components), *observers]))
     if settings.security.trusted_proxies:
         app.wsgi_app = serving.BehindProxies(app.wsgi_app, settings.security.trusted_proxies)  # type: ignore[method-assign]  # Flask's documented way
     app.wsgi_app = serving.GunicornMiddleware(app.wsgi_app)  # type: ignore[method-assign]  # Flask's documented way
-    parts.tend()
+    components.maintain()
     if settings.recording and _is_flask_run():
-        parts.start_recorder()
+        components.start_recorder()
     return app
 
 
@@ -198,48 +198,48 @@ def _is_flask_run() -> bool:
     return context is not None and context.command is run_command
 
 
-def _sinks(parts: Parts) -> request_context.Sinks:
+def _sinks(components: Components) -> request_context.Sinks:
     sinks = request_context.Sinks(
-        node=parts.settings.observability.node or socket.gethostname()[:64]
+        node=components.settings.observability.node or socket.gethostname()[:64]
     )
-    sinks.ended.append(parts.metrics.observe)
-    sinks.stored_started.append(parts.metrics.request_started)
-    if parts.journal is not None:
-        sinks.stored_started.append(parts.journal.start)
-        sinks.stored_ended.append(parts.journal.end)
-    sinks.stored_ended.append(parts.metrics.request_ended)
-    if parts.settings.logging.level == "debug":
+    sinks.ended.append(components.metrics.observe)
+    sinks.stored_started.append(components.metrics.request_started)
+    if components.journal is not None:
+        sinks.stored_started.append(components.journal.start)
+        sinks.stored_ended.append(components.journal.end)
+    sinks.stored_ended.append(components.metrics.request_ended)
+    if components.settings.logging.level == "debug":
         sinks.started.append(request_context.log_start)
         sinks.ended.append(request_context.log_end)
-    if parts.settings.logging.access_log:
-        sinks.ended.append(logging.AccessLog(parts.settings.logging, parts.writer))
+    if components.settings.logging.access_log:
+        sinks.ended.append(logging.AccessLog(components.settings.logging, components.writer))
     return sinks
 
 
-def _proxy_parts(parts: Parts, observers: list[ObserverFactory]) -> proxy.ProxyDeps:
+def _proxy_deps(components: Components, observers: list[ObserverFactory]) -> proxy.ProxyDeps:
     return proxy.ProxyDeps(
-        settings=parts.settings,
-        providers=Providers(parts.settings),
-        upstreams=parts.upstreams,
-        watch=HangupWatch(parts.settings.proxy.timeout_client_seconds),
-        key_secret=_key_secret(parts.settings),
+        settings=components.settings,
+        providers=Providers(components.settings),
+        upstreams=components.upstreams,
+        watch=HangupWatch(components.settings.proxy.timeout_client_seconds),
+        key_secret=_key_secret(components.settings),
         observers=observers,
     )
 
 
-def _observers(parts: Parts) -> list[ObserverFactory]:
+def _observers(components: Components) -> list[ObserverFactory]:
     """Return who sees each exchange, in the order in which they are told."""
     observers: list[ObserverFactory] = [
         accounting(PriceBook()),
         Secrecy,
-        timing(parts.metrics.observe_gap),
+        timing(components.metrics.observe_gap),
     ]
-    options = parts.settings.tracing
-    if parts.tracer is not None:
+    options = components.settings.tracing
+    if components.tracer is not None:
         chosen = (options.include_paths, options.exclude_paths)
-        observers.append(CaptureFactory(parts.tracer, *chosen, options.max_body_bytes))
-    if parts.handover is not None:
-        observers.append(_content_observers(parts.handover, parts.settings.capture))
+        observers.append(CaptureFactory(components.tracer, *chosen, options.max_body_bytes))
+    if components.handover is not None:
+        observers.append(_content_observers(components.handover, components.settings.capture))
     return observers
 
 

@@ -214,8 +214,8 @@ def post_worker_init(worker: Any) -> None:
     worker.handle_error = error_answers(
         worker.cfg, worker.wsgi.extensions[request_context.EXTENSION]
     )
-    parts = worker.wsgi.extensions["ccproxy.parts"]
-    threading.Thread(target=_end_with, args=(worker, parts), daemon=True).start()
+    components = worker.wsgi.extensions["ccproxy.components"]
+    threading.Thread(target=_end_with, args=(worker, components), daemon=True).start()
     # What is loaded stays. To look through all of it for garbage, again and again, would hold up
     # all requests for some 50 ms.
     gc.collect()
@@ -231,12 +231,12 @@ def _settle(cfg: Any) -> None:
 _ASK_SECONDS = 1.0
 
 
-def _end_with(worker: Any, parts: Any) -> None:
-    patience = parts.settings.proxy.timeout_client_seconds
+def _end_with(worker: Any, components: Any) -> None:
+    patience = components.settings.proxy.timeout_client_seconds
     while worker.alive:
         time.sleep(0.1)
         serving.connections.end_silent(patience)
-    parts.stop_watching()
+    components.stop_watching()
     serving.connections.stop()
     while True:  # until the process ends: new ones come in for another second
         time.sleep(_ASK_SECONDS)
@@ -259,7 +259,7 @@ def worker_exit(_server: Any, worker: Any) -> None:
     """Close the worker's journal."""
     app = getattr(worker, "wsgi", None)
     if app is not None:
-        app.extensions["ccproxy.parts"].close()
+        app.extensions["ccproxy.components"].close()
 
 
 def child_exit(_server: Any, worker: Any) -> None:

@@ -60,7 +60,7 @@ def ready() -> dict[str, Any]:
 @scrape.get("/metrics")
 def metrics() -> Response:
     """The figures of all workers, as Prometheus text, or OpenMetrics where that is accepted."""
-    figures: Scrape = current_app.extensions["ccproxy.parts"].scrape
+    figures: Scrape = current_app.extensions["ccproxy.components"].scrape
     try:
         text, content_type = figures.text(request.headers.get("accept"))
     except StoreUnavailable as error:

@@ -17,14 +17,14 @@ from recording_support import ROOT, forked, make_record, mounted, open_writer
 from ccproxy_flask.journal import writer as writing
 from ccproxy_flask.journal.ledger import read_ledgers, spare_directory
 from ccproxy_flask.journal.segments import list_segments
-from ccproxy_flask.recorder.ingest import Ingest, Limits, Nobody
+from ccproxy_flask.recorder.ingest import Ingest, Limits, NullObserver
 from ccproxy_flask.store.base import LogFilter, Page
 from ccproxy_flask.store.duckdb import DuckDBStore
 
 AMPLE = Limits(max_bytes=1 << 40, min_free_bytes=0)
 
 
-class Counting(Nobody):
+class Counting(NullObserver):
     """An observer that adds up what went down with workers."""
 
     def __init__(self) -> None:

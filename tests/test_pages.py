@@ -29,7 +29,7 @@ def client_with(tmp_path):
 
     yield make
     for app in apps:
-        app.extensions["ccproxy.parts"].close()
+        app.extensions["ccproxy.components"].close()
 
 
 def test_process_that_answers_is_alive(client_with):

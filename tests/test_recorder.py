@@ -35,7 +35,7 @@ from ccproxy_flask.journal.failure import recorder_failure
 from ccproxy_flask.journal.ledger import spare_directory
 from ccproxy_flask.journal.segments import list_segments, private_directory
 from ccproxy_flask.recorder import supervisor as supervising
-from ccproxy_flask.recorder.ingest import Nobody
+from ccproxy_flask.recorder.ingest import NullObserver
 from ccproxy_flask.recorder.supervisor import Supervisor
 from ccproxy_flask.settings import Settings
 from ccproxy_flask.store.base import LogFilter, Page
@@ -555,7 +555,7 @@ def test_recorder_that_cannot_start_says_why_once(tmp_path):
     assert not spare_directory(directory).exists()
 
 
-class Health(Nobody):
+class Health(NullObserver):
     """An observer that remembers whether the store takes records."""
 
     def __init__(self) -> None:

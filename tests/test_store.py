@@ -20,9 +20,9 @@ from ccproxy_flask.errors import StoreUnavailable
 from ccproxy_flask.record import COLUMN_TYPES, COLUMNS, RequestRecord, to_json
 from ccproxy_flask.store import database, upkeep
 from ccproxy_flask.store.base import (
-    Choice,
     CommittedOffset,
     Cursor,
+    IncludeExclude,
     LogFilter,
     Page,
     RowsRefused,
@@ -181,10 +181,13 @@ class TestContract:
             (LogFilter(model="gpt-test"), [1]),
             (LogFilter(model="GPT-test' OR 1=1 --"), []),
             (LogFilter(provider="openai"), [1]),
-            (LogFilter(service_type=Choice(include=("proxy_service",))), [0, 2, 3, 4]),
-            (LogFilter(service_type=Choice(include=("proxy_service", "other_service"))), range(5)),
-            (LogFilter(service_type=Choice(exclude=("proxy_service",))), [1]),
-            (LogFilter(service_type=Choice(exclude=("a", "b"))), range(5)),
+            (LogFilter(service_type=IncludeExclude(include=("proxy_service",))), [0, 2, 3, 4]),
+            (
+                LogFilter(service_type=IncludeExclude(include=("proxy_service", "other_service"))),
+                range(5),
+            ),
+            (LogFilter(service_type=IncludeExclude(exclude=("proxy_service",))), [1]),
+            (LogFilter(service_type=IncludeExclude(exclude=("a", "b"))), range(5)),
             (LogFilter(status_code_min=400), [2]),
             (LogFilter(status_code_max=399), [0, 1, 3]),
             (LogFilter(status_code_min=200, status_code_max=200), [0, 1, 3]),
@@ -275,7 +278,9 @@ class TestContract:
         LogFilter(),
         LogFilter(start_time=BEGAN, end_time=BEGAN, model="m", streaming=False, q="é"),
         LogFilter(
-            service_type=Choice(("a",), ("b", "c")), min_duration_ms=0.0, status_code_max=100
+            service_type=IncludeExclude(("a",), ("b", "c")),
+            min_duration_ms=0.0,
+            status_code_max=100,
         ),
     ],
 )

@@ -95,8 +95,8 @@ def lines_of(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
     length = (node.end_lineno or node.lineno) - node.lineno + 1
     if ast.get_docstring(node) is None:
         return length
-    told = node.body[0]
-    return length - ((told.end_lineno or told.lineno) - told.lineno + 1)
+    docstring = node.body[0]
+    return length - ((docstring.end_lineno or docstring.lineno) - docstring.lineno + 1)
 
 
 def test_functions_are_short():

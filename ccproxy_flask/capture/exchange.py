@@ -118,8 +118,8 @@ class ExchangeTracer:
         """Take the head of a streamed answer."""
         if (exchange := self._of(request_id)) is not None:
             found = pairs(headers)
-            told = next((value for name, value in found if name == STATUS), "200")
-            exchange.status = int(told) if told.isdecimal() else None
+            text = next((value for name, value in found if name == STATUS), "200")
+            exchange.status = int(text) if text.isdecimal() else None
             real = [pair for pair in found if pair[0] != STATUS]
             exchange.answer = self._part(exchange, real, b"")
             exchange.is_stream = True

@@ -58,7 +58,7 @@ class FileTracer(ExchangeTracer):
         super().__init__(max_body_bytes, clock)
         self._directory, self._verbose, self._preview = directory, verbose, preview
         self._on_drop = on_drop
-        self._shelf = Shelf(directory, max_exchanges, max_bytes, max_age_seconds)
+        self._quota = DirectoryQuota(directory, max_exchanges, max_bytes, max_age_seconds)
         self._logged = float("-inf")
 
     def ended(self, exchange: CapturedExchange) -> None:
@@ -73,7 +73,7 @@ class FileTracer(ExchangeTracer):
                 for suffix, data in zip(_SUFFIXES, texts, strict=True)
                 if data
             )
-            self._shelf.added(size)
+            self._quota.added(size)
         except OSError as error:
             self._lost(error)
 
@@ -108,7 +108,7 @@ class _Kept(NamedTuple):
     names: list[str]
 
 
-class Shelf:
+class DirectoryQuota:
     """Keeps a directory of exchanges within its bounds; the oldest ones go first."""
 
     def __init__(

@@ -115,8 +115,8 @@ def _run(command: list[str], environ: dict[str, str]) -> int:
         click.echo(f"ccproxy-flask: {printable(command[0])}: not found", err=True)
         return _NOT_FOUND
     except OSError as error:
-        told = f"{printable(command[0])}: {error.strerror}"
-        click.echo(f"ccproxy-flask: {told}", err=True)
+        problem = f"{printable(command[0])}: {error.strerror}"
+        click.echo(f"ccproxy-flask: {problem}", err=True)
         return _NOT_EXECUTABLE
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
@@ -126,14 +126,14 @@ def _run(command: list[str], environ: dict[str, str]) -> int:
 def _wait(pid: int) -> int:
     """Pass signals on to *pid* until it ends."""
     while True:
-        told = signal.sigwaitinfo(_PASSED_ON | {signal.SIGCHLD})
-        if told.si_signo == signal.SIGCHLD:
+        received = signal.sigwaitinfo(_PASSED_ON | {signal.SIGCHLD})
+        if received.si_signo == signal.SIGCHLD:
             ended, status = os.waitpid(pid, os.WNOHANG)
             if ended:
                 return os.waitstatus_to_exitcode(status)
-        elif told.si_code <= 0:
+        elif received.si_code <= 0:
             # Sent by a process to us alone. What the terminal sends, the client has got as well.
-            os.kill(pid, told.si_signo)
+            os.kill(pid, received.si_signo)
 
 
 def _clock(proxy: Remote) -> float:

@@ -153,8 +153,8 @@ def _outcome(row: Mapping[str, Any]) -> list[str]:
     if (cost := _decimal(row.get("cost_usd"))) is not None:
         parts.append(money(cost))
     if row.get("error_type"):
-        told = row.get("error_message")
-        parts.append(f"{row['error_type']}: {told}" if told else str(row["error_type"]))
+        message = row.get("error_message")
+        parts.append(f"{row['error_type']}: {message}" if message else str(row["error_type"]))
     return parts
 
 

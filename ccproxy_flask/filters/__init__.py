@@ -7,6 +7,6 @@ the option of the command line (``cli.filter_options``).
 
 from .comparisons import Filter
 from .table import LogFilter, filter_of
-from .values import Choice
+from .values import IncludeExclude
 
-__all__ = ["Choice", "Filter", "LogFilter", "filter_of"]
+__all__ = ["Filter", "IncludeExclude", "LogFilter", "filter_of"]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from .values import Choice
+    from .values import IncludeExclude
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +82,7 @@ class AtMost(Filter):
 class OneOf(Filter):
     """The column has one of the names to include, and none of those to exclude."""
 
-    def sql(self, value: Choice) -> tuple[str, list[Any]]:
+    def sql(self, value: IncludeExclude) -> tuple[str, list[Any]]:
         """As in the base class."""
         parts = []
         for names, operator in ((value.include, "IN"), (value.exclude, "NOT IN")):
@@ -90,7 +90,7 @@ class OneOf(Filter):
                 parts.append(f"{self.column} {operator} ({', '.join('?' * len(names))})")
         return " AND ".join(parts), [*value.include, *value.exclude]
 
-    def matches(self, value: Choice, row: Mapping[str, Any]) -> bool:
+    def matches(self, value: IncludeExclude, row: Mapping[str, Any]) -> bool:
         """As in the base class."""
         found = row.get(self.column)
         if not isinstance(found, str):

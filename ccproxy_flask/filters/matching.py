@@ -19,7 +19,7 @@ def matches(asked: Asked, row: Mapping[str, Any]) -> bool:
 
 def matches_start(asked: Asked, row: Mapping[str, Any]) -> bool | None:
     """Tell whether a request is wanted whose start has this *row*; None: its end will tell."""
-    told = [each.matches_start(value, row) for each, value in asked]
-    if False in told:
+    outcomes = [each.matches_start(value, row) for each, value in asked]
+    if False in outcomes:
         return False
-    return None if None in told else True
+    return None if None in outcomes else True

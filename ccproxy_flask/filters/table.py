@@ -10,7 +10,7 @@ from ccproxy_flask.errors import ErrorType
 from ccproxy_flask.usage.request_class import GENERATIONS
 
 from .comparisons import Among, AtLeast, AtMost, Contains, Equals, Filter, OneOf, Succeeded
-from .values import Choice, Classes, Duration, Flag, Moment, Names, Status, Text
+from .values import Classes, Duration, Flag, IncludeExclude, Moment, Names, Status, Text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -38,7 +38,7 @@ class LogFilter(BaseModel):
     end_time: Annotated[Moment | None, AtMost(column="timestamp", text="Up to this time, which is not before `start_time`", final=True, options=("--until",), examples=("2026-11-22", "20261122T020000Z"))] = None
     model: Annotated[Text | None, Equals(column="model", text="One model, as the answer named it")] = None
     model_contains: Annotated[Text | None, Contains(column="model model_requested", text="A text anywhere in the model, as answered or asked for")] = None
-    service_type: Annotated[Names, OneOf(column="service_type", text="`a,b`: one of these; `!a,!b`: none of these", final=True, examples=("proxy_service,other", "!other"))] = Choice()
+    service_type: Annotated[Names, OneOf(column="service_type", text="`a,b`: one of these; `!a,!b`: none of these", final=True, examples=("proxy_service,other", "!other"))] = IncludeExclude()
     provider: Annotated[Text | None, Equals(column="provider", text="One provider", final=True)] = None
     status_code_min: Annotated[Status | None, AtLeast(column="status_code", text="HTTP statuses from this one on", options=("--status-min",))] = None
     status_code_max: Annotated[Status | None, AtMost(column="status_code", text="HTTP statuses up to this one, not less than `status_code_min`", options=("--status-max",))] = None
@@ -48,8 +48,8 @@ class LogFilter(BaseModel):
     session_id: Annotated[Text | None, Equals(column="session_id", text="One session", options=("--session", "--session-id"))] = None
     user_id: Annotated[Text | None, Equals(column="user_id", text="One user, as the client names them")] = None
     api_key_id: Annotated[Text | None, Equals(column="api_key_id", text="One key, by its hash")] = None
-    client: Annotated[Names, OneOf(column="client", text="Programs: `a,b` is one of these, `!a,!b` none of these", examples=("claude-code,codex", "!browser"))] = Choice()
-    request_class: Annotated[Classes, OneOf(column="request_class", text="What requests are for: `a,b` is one of these, `!a,!b` none of these", options=("--class", "--request-class"), examples=("main,subagent", "!auxiliary"))] = Choice()
+    client: Annotated[Names, OneOf(column="client", text="Programs: `a,b` is one of these, `!a,!b` none of these", examples=("claude-code,codex", "!browser"))] = IncludeExclude()
+    request_class: Annotated[Classes, OneOf(column="request_class", text="What requests are for: `a,b` is one of these, `!a,!b` none of these", options=("--class", "--request-class"), examples=("main,subagent", "!auxiliary"))] = IncludeExclude()
     generation: Annotated[Flag | None, Among(column="request_class", values=GENERATIONS, text="What a model answers, or what is none of that: counts of tokens, lists, files, probes", options=("--generation/--no-generation",))] = None
     conversation_id: Annotated[Text | None, Equals(column="conversation_id", text="One conversation", options=("--conversation", "--conversation-id"))] = None
     transport: Annotated[Literal["http", "websocket"] | None, Equals(column="transport", text="How it was spoken")] = None
@@ -75,7 +75,7 @@ class LogFilter(BaseModel):
         return [
             (filter_of(LogFilter.model_fields[name]), value)
             for name, value in found
-            if value not in (None, Choice())
+            if value not in (None, IncludeExclude())
         ]
 
     def to_wire(self) -> dict[str, Any]:

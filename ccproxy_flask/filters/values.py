@@ -34,7 +34,7 @@ _CLASSES = re.compile(f"^{_CLASS}(?:,{_CLASS}){{0,{len(REQUEST_CLASSES) - 1}}}$"
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class IncludeExclude:
     """Which values of a column are wanted: one of *include* (empty: all), none of *exclude*."""
 
     include: tuple[str, ...] = ()
@@ -82,13 +82,13 @@ def _moment(text: str) -> datetime:
     return value
 
 
-def _choice(text: str) -> Choice:
+def _choice(text: str) -> IncludeExclude:
     """Return what ``a,b`` (any of these) and ``!a,!b`` (none of these) mean."""
     _check_length(text)
     if not query_formats.CHOICES.fullmatch(text):
         raise ValueError("Input should be names between commas, each with ! or without")
     parts = [part.strip(" ") for part in text.split(",")]
-    return Choice(
+    return IncludeExclude(
         include=tuple(part for part in parts if not part.startswith("!")),
         exclude=tuple(part[1:].strip(" ") for part in parts if part.startswith("!")),
     )
@@ -140,7 +140,7 @@ def _classes(text: str) -> Choice:
 
 
 Names = Annotated[
-    Choice,
+    IncludeExclude,
     _reading(_choice),
     _described(type="string", maxLength=LONGEST_TEXT, pattern=query_formats.CHOICES.pattern),
 ]

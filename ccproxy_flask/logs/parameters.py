@@ -168,8 +168,8 @@ def _problems(
     error: ValidationError, given: Any, where: str = "query"
 ) -> Iterator[InvalidParameter]:
     """Give what is wrong by name, with the value as it was *given*."""
-    told: list[ErrorDetails] = error.errors(include_url=False, include_input=False)
-    for problem in told:
+    details: list[ErrorDetails] = error.errors(include_url=False, include_input=False)
+    for problem in details:
         name = str(problem["loc"][0]) if problem["loc"] else ""
         yield InvalidParameter(name, given.get(name), problem["msg"], problem["type"], where)
 

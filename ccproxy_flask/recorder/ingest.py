@@ -61,7 +61,7 @@ class Observer(Protocol):
         """The content of an exchange could not be kept."""
 
 
-class Nobody:
+class NullObserver:
     """An observer that does nothing."""
 
     def written(self, count: int) -> None:
@@ -173,7 +173,7 @@ class Ingest:
         keep_seconds: float = KEEP_SECONDS,
     ) -> None:
         self._store, self._directory, self._limits = store, directory, limits
-        self._observer: Observer = observer or Nobody()
+        self._observer: Observer = observer or NullObserver()
         self._keep_seconds = keep_seconds
         self.kept_content: list[str] = []
         """The requests of stored rows that say that their content is kept; for who takes them."""

@@ -20,7 +20,7 @@ from ccproxy_flask.store.base import StoreDamaged
 from ccproxy_flask.store.factory import open_store, set_aside
 
 from .content import ContentKeeping
-from .ingest import Ingest, Limits, Nobody
+from .ingest import Ingest, Limits, NullObserver
 from .maintenance import Maintenance
 from .server import LaneServers
 
@@ -62,7 +62,7 @@ class Recorder:
 
     def __init__(self, settings: Settings, observer: Observer | None = None) -> None:
         self._settings = settings
-        self._observer: Observer = observer or Nobody()
+        self._observer: Observer = observer or NullObserver()
         self._directory = settings.journal_directory
         self._store: RecordingStore | None = None
         self._ingest: Ingest | None = None

@@ -141,11 +141,11 @@ def _answered(
     except ContentNotKept as error:
         return "404 Not Found", (orjson.dumps({"request_id": str(error)}), {})
     except StoreUnavailable as error:
-        told = {"reason": str(error), "retry_after": error.retry_after}
-        return "503 Service Unavailable", (orjson.dumps(told), {})
+        problem = {"reason": str(error), "retry_after": error.retry_after}
+        return "503 Service Unavailable", (orjson.dumps(problem), {})
     except QueryRefused as error:
-        told = {"kind": error.kind, "message": str(error)}
-        return "422 Unprocessable Content", (orjson.dumps(told), {})
+        problem = {"kind": error.kind, "message": str(error)}
+        return "422 Unprocessable Content", (orjson.dumps(problem), {})
     except (TypeError, ValueError, KeyError) as error:
         log.warning("question_not_understood", path=environ["PATH_INFO"], reason=repr(error))
         return "400 Bad Request", (b"", {})

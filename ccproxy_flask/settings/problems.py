@@ -29,10 +29,10 @@ def one_line(error: ValidationError, sources: Sequence[Source]) -> str:
     problem = min(problems, key=lambda found: found["type"] != "extra_forbidden")
     where = tuple(str(part) for part in problem["loc"] if part != "[key]")
     origin = next((it.name for it in reversed(sources) if _says(it.sections, where)), "")
-    told = f" (in {origin})" if origin else ""
+    where_from = f" (in {origin})" if origin else ""
     if problem["type"] == "extra_forbidden":
-        return unknown(shown(where) + told, shown(where))
-    return printable(f"{shown(where)}{told}: {_said_plainly(problem)}")
+        return unknown(shown(where) + where_from, shown(where))
+    return printable(f"{shown(where)}{where_from}: {_said_plainly(problem)}")
 
 
 def _says(sections: Mapping[str, object], where: tuple[str, ...]) -> bool:
@@ -77,14 +77,14 @@ def shown(where: tuple[str, ...]) -> str:
     return "__".join(where).upper()
 
 
-def unknown(told: str, name: str) -> str:
+def unknown(label: str, name: str) -> str:
     """Return the line for the unknown *name*, with the nearest there is."""
     meant = name.upper().removeprefix("CCPROXY_")
     nearest = max(
         _names_beside(name),
         key=lambda known: SequenceMatcher(None, meant, known.removeprefix("CCPROXY_")).ratio(),
     )
-    return printable(f"{told}: unknown setting; did you mean {nearest}?")
+    return printable(f"{label}: unknown setting; did you mean {nearest}?")
 
 
 def _names_beside(name: str) -> Iterator[str]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import orjson
 
 from ccproxy_flask.errors import CcproxyError, StoreUnavailable
-from ccproxy_flask.filters import Choice as Choice
+from ccproxy_flask.filters import IncludeExclude as IncludeExclude
 from ccproxy_flask.filters import LogFilter as LogFilter  # noqa: TC001  asked for from here
 from ccproxy_flask.record import COLUMNS
 

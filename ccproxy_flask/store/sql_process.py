@@ -164,8 +164,8 @@ def main() -> int:
         try:
             _send(sink, b"+" + session.answer(**asked))
         except QueryRefused as error:
-            told = {"kind": error.kind, "message": str(error)}
-            _send(sink, b"-" + orjson.dumps(told))
+            problem = {"kind": error.kind, "message": str(error)}
+            _send(sink, b"-" + orjson.dumps(problem))
     return 0
 
 
