@@ -14,6 +14,8 @@ from typing import Any, get_type_hints
 
 import orjson
 
+from .totals import failure
+
 
 @dataclasses.dataclass(slots=True)
 class RequestRecord:
@@ -85,7 +87,7 @@ class RequestRecord:
     @property
     def succeeded(self) -> bool:
         """True where the client got the whole of an answer that is no error."""
-        return self.error_type is None and self.status_code is not None and self.status_code < 400
+        return failure(self.error_type, self.status_code) is None
 
     def as_dict(self) -> dict[str, Any]:
         """Return the fields by name, in column order."""

@@ -29,7 +29,8 @@ from .stats import StatsPrinter
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from .store.base import LogFilter, Totals
+    from .store.base import LogFilter
+    from .totals import Totals
 
 log = structlog.get_logger(__name__)
 

@@ -6,7 +6,6 @@ the store.
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 from collections import Counter
 from dataclasses import dataclass, field
@@ -19,13 +18,14 @@ import structlog
 from .errors import StoreUnavailable
 from .redact import shortened
 from .store.base import LogFilter
+from .totals import REPORTED, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
     from .metrics import PrometheusMetrics
-    from .store.base import Totals
+    from .totals import Totals
 
     Sample = tuple[str, Mapping[str, str], float]
 
@@ -92,20 +92,8 @@ class Traffic:
 
 def _in_all(totals: Totals) -> dict[str, Any]:
     """Return *totals* in the names of the report."""
-    values = dataclasses.asdict(totals)
-    cost = values["total_cost_usd"]
-    return {
-        "requests": totals.total_requests,
-        "successful_requests": totals.total_successful_requests,
-        "error_requests": totals.total_error_requests,
-        "avg_duration_ms": totals.avg_duration_ms,
-        "p95_duration_ms": totals.p95_duration_ms,
-        "tokens_input": totals.total_tokens_input,
-        "tokens_output": totals.total_tokens_output,
-        "tokens_cache_read": totals.total_cache_read_tokens,
-        "tokens_cache_write": totals.total_cache_write_tokens,
-        "cost_usd": None if cost is None else round(float(cost), 10),
-    }
+    found = {name: getattr(totals, figure) for name, figure in REPORTED.items()}
+    return found | {"cost_usd": None if found["cost_usd"] is None else round(found["cost_usd"], 10)}
 
 
 class StatsPrinter:
@@ -199,7 +187,7 @@ def _sentence(part: Mapping[str, Any]) -> str:
 
 def as_table(report: Mapping[str, Any]) -> str:
     """Return *report* as a table with borders, for a terminal."""
-    last, total = _shown(report["interval"]), _shown(report["total"] or {})
+    last, total = _shown(report["interval"]), _shown(report["total"])
     rows = [("", f"last {report['seconds']:.0f} s", "in all")]
     rows += [(name, value, total.get(name, "-")) for name, value in last.items()]
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
@@ -225,24 +213,12 @@ def _models(models: Mapping[str, int]) -> str:
     return ", ".join(f"{shortened(name, 128)} {count:,}" for name, count in models.items())
 
 
-def _shown(part: Mapping[str, Any]) -> dict[str, str]:
+def _shown(part: Mapping[str, Any] | None) -> dict[str, str]:
     """Return what people want to know of a part of the report, as texts."""
-    if not part:
+    if part is None:
         return {}
-    mean, cost = part["avg_duration_ms"], part["cost_usd"]
-    shown = {
-        "requests": f"{part['requests']:,}",
-        "errors": f"{part['error_requests']:,}",
-        "mean": "-" if mean is None else f"{mean:,.0f} ms",
-        "tokens in": f"{part['tokens_input']:,}",
-        "out": f"{part['tokens_output']:,}",
-        "cache read": f"{part['tokens_cache_read']:,}",
-        "cache write": f"{part['tokens_cache_write']:,}",
-        "cost": "-" if cost is None else f"${cost:,.4f}",
-    }
-    if "active_requests" in part:
-        shown["in flight"] = f"{part['active_requests']:,}"
-    return shown
+    active = {"in flight": f"{part['active_requests']:,}"} if "active_requests" in part else {}
+    return shown(part) | active
 
 
 _FORMATS: dict[str, Callable[[Mapping[str, Any]], str]] = {

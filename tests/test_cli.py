@@ -806,12 +806,13 @@ def test_unknown_costs_are_told():
         "total_cache_read_tokens": 3000,
         "total_cache_write_tokens": 4,
         "total_cost_usd": 1.5,
-        "priced_requests": 2,
+        "total_tokens_all_input": 3005,
+        "unpriced_requests": 1,
     }
     assert summary_lines(summary) == [
         "4 requests, 1 with errors · 3,005 tokens in (3,000 read from and 4 written to caches)"
         " · 2 out",
-        "cost: $1.50 and what 1 more cost",
+        "cost: $1.50 (1 request without a price)",
     ]
     assert summary_lines(summary | {"total_cost_usd": None})[1] == "cost: unknown"
 

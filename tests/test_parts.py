@@ -21,11 +21,12 @@ from scripted import wait_until
 from ccproxy_flask.errors import StoreUnavailable
 from ccproxy_flask.record import to_json
 from ccproxy_flask.store import questions, schema, upkeep
-from ccproxy_flask.store.base import CommittedOffset, Cursor, LogFilter, Page, Totals
+from ccproxy_flask.store.base import CommittedOffset, Cursor, LogFilter, Page
 from ccproxy_flask.store.database import days_folder, set_aside
 from ccproxy_flask.store.duckdb import DuckDBStore
 from ccproxy_flask.store.remote import RemoteStore
 from ccproxy_flask.store.upkeep import Retention
+from ccproxy_flask.totals import Totals
 
 TODAY = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
 

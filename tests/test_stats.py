@@ -18,7 +18,8 @@ from structlog.testing import capture_logs
 from ccproxy_flask.errors import StoreUnavailable
 from ccproxy_flask.metrics import PrometheusMetrics
 from ccproxy_flask.stats import StatsPrinter
-from ccproxy_flask.store.base import LogFilter, Totals
+from ccproxy_flask.store.base import LogFilter
+from ccproxy_flask.totals import Totals
 
 TOTALS = Totals(
     total_requests=1234,

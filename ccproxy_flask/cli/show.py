@@ -172,7 +172,7 @@ def summary_lines(summary: Mapping[str, Any]) -> list[str]:
     first = f"{requests:,} request{'' if requests == 1 else 's'}"
     if errors:
         first += f", {errors:,} with errors"
-    first += f" · {summary['total_tokens_input'] + read + written:,} tokens in"
+    first += f" · {summary['total_tokens_all_input']:,} tokens in"
     if read or written:
         first += f" ({read:,} read from and {written:,} written to caches)"
     return [f"{first} · {summary['total_tokens_output']:,} out", _cost_line(summary)]
@@ -182,8 +182,9 @@ def _cost_line(summary: Mapping[str, Any]) -> str:
     cost = _decimal(summary["total_cost_usd"])
     if cost is None:
         return "cost: unknown"
-    missing = summary["total_successful_requests"] - summary["priced_requests"]
-    return f"cost: {money(cost)}" + (f" and what {missing:,} more cost" if missing > 0 else "")
+    unpriced = summary["unpriced_requests"]
+    without = f" ({unpriced:,} request{'' if unpriced == 1 else 's'} without a price)"
+    return f"cost: {money(cost)}" + (without if unpriced else "")
 
 
 _BREAKDOWN_NAMES = ("requests", "errors", "input", "cached", "output", "USD", "p50 ms", "p95 ms")
@@ -207,7 +208,7 @@ def _breakdown_cells(row: Mapping[str, Any]) -> tuple[object, ...]:
     return (
         row["request_count"],
         row["error_requests"],
-        row["total_tokens_input"] + cached + row["total_cache_write_tokens"],
+        row["total_tokens_all_input"],
         cached,
         row["total_tokens_output"],
         _decimal(row["total_cost_usd"]),

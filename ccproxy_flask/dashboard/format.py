@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from ccproxy_flask.record import to_json
+from ccproxy_flask.totals import failure
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -197,8 +198,7 @@ _FIGURES = (
 
 def failed(record: Mapping[str, Any]) -> bool:
     """Tell whether the client did not get the whole of an answer that is no error."""
-    status = record.get("status_code")
-    return record.get("error_type") is not None or status is None or status >= 400
+    return failure(record.get("error_type"), record.get("status_code")) is not None
 
 
 def _kind(record: Mapping[str, Any], in_flight: bool, bad: bool) -> str:

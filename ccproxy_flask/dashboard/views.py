@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from ccproxy_flask.store.analytics import UNKNOWN, bucket_for
+from ccproxy_flask.store.analytics import bucket_for
 from ccproxy_flask.store.base import LogFilter, Page, QueryRefused
+from ccproxy_flask.totals import UNKNOWN
 
 from . import format as texts
 from .advice import ADVICE
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from ccproxy_flask.settings import Settings
-    from ccproxy_flask.store.base import Store, Totals
+    from ccproxy_flask.store.base import Store
+    from ccproxy_flask.totals import Totals
 
     from .page_query import PageQuery
 
@@ -72,7 +74,7 @@ def _tiles(now: Mapping[str, Any], before: Totals, query: PageQuery) -> list[dic
 
 def _counts(now: Mapping[str, Any], query: PageQuery) -> dict[str, dict[str, Any]]:
     requests, errors = now["total_requests"], now["total_error_requests"]
-    unpriced = requests - now["priced_requests"]
+    unpriced = now["unpriced_requests"]
     return {
         "cost": {
             "label": "Cost",
@@ -108,7 +110,7 @@ def _times(now: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 def _token_tiles(now: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     read, written = now["total_cache_read_tokens"], now["total_cache_write_tokens"]
-    whole_input = now["total_tokens_input"] + read + written
+    whole_input = now["total_tokens_all_input"]
     return {
         "cache": {
             "label": "Cache hit",

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from ccproxy_flask.totals import FAILURE_SQL, failure
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -141,13 +143,11 @@ class Succeeded(Filter):
 
     def sql(self, value: bool) -> tuple[str, list[Any]]:
         """As in the base class."""
-        return "coalesce(error_type IS NULL AND status_code < 400, false) = ?", [value]
+        return f"(({FAILURE_SQL}) IS NULL) = ?", [value]
 
     def matches(self, value: bool, row: Mapping[str, Any]) -> bool:
         """As in the base class."""
-        status = row.get("status_code")
-        fine = row.get("error_type") is None and isinstance(status, int) and status < 400
-        return fine is value
+        return (failure(row.get("error_type"), row.get("status_code")) is None) is value
 
 
 def _stored(value: Any) -> Any:

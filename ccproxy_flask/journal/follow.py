@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 import structlog
 
 from ccproxy_flask.record import COLUMN_TYPES, COLUMNS
+from ccproxy_flask.totals import failure
 
 from .lines import identify, parse
 from .reader import read_lines
@@ -410,9 +411,8 @@ def _parsed_identity(line: bytes) -> tuple[str, str] | None:
 
 
 def _kind_of_end(row: dict[str, Any]) -> str:
-    status = row["status_code"]
-    failed = row["error_type"] is not None or (isinstance(status, int) and status >= 400)
-    return "request_error" if failed else "request_complete"
+    failed = failure(row["error_type"], row["status_code"])
+    return "request_complete" if failed is None else "request_error"
 
 
 @contextmanager

@@ -8,6 +8,8 @@ from typing import Any
 
 from ccproxy_flask.errors import ERROR_TYPES
 from ccproxy_flask.record import COLUMN_TYPES, COLUMNS
+from ccproxy_flask.store.analytics import NAMES
+from ccproxy_flask.totals import FIGURES, Figure, Totals
 
 Schema = dict[str, Any]
 
@@ -155,37 +157,34 @@ def _query() -> Schema:
     )
 
 
-def _rates() -> dict[str, Schema]:
-    return _fields(_PERCENT, "success_rate", "error_rate")
+def _figure(figure: Figure, null: bool) -> Schema:
+    """Return the shape of *figure*; *null*: it may not be known."""
+    if figure.unit in ("requests", "tokens"):
+        return _COUNT if figure.unit == "requests" else _INTEGER
+    if figure.unit == "percent":
+        return _PERCENT
+    shape = _AMOUNT if figure.unit == "ms" else {"type": "number"}
+    return shape | {"type": ["number", "null"]} if null else shape
 
 
-def _amounts() -> dict[str, Schema]:
-    """Return what every set of figures has beside its counts of requests."""
-    kinds = ("avg", "p50", "p95", "p99")
-    return {
-        **_fields(_AMOUNT_OR_NULL, *(f"{kind}_duration_ms" for kind in kinds)),
-        **_fields(_AMOUNT_OR_NULL, *(f"{kind}_ttft_ms" for kind in kinds)),
-        "total_cost_usd": {"type": ["number", "null"]},
-        "priced_requests": _COUNT,
-        **_fields(_INTEGER, "total_tokens_input", "total_tokens_output"),
-        **_fields(_INTEGER, "total_cache_read_tokens", "total_cache_write_tokens"),
-        **_fields(_INTEGER, "total_tokens_reasoning", "total_tokens_all"),
-    }
+def _summary() -> dict[str, Schema]:
+    nothing = Totals()
+    return {name: _figure(each, getattr(nothing, name) is None) for name, each in FIGURES.items()}
 
 
 def _figures() -> dict[str, Schema]:
-    return _fields(_COUNT, "request_count", *_REQUESTS) | _rates() | _amounts()
+    return {NAMES.get(name, name): schema for name, schema in _summary().items()}
 
 
 def _analytics() -> Schema:
-    totals = ("total_requests", "total_successful_requests", "total_error_requests")
     tokens = ("input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens")
     asked = _fields(_GIVEN_TIME, "start_time", "end_time")
+    rates = _fields(_PERCENT, "success_rate", "error_rate")
     return _object(
         {
-            "summary": _object(_fields(_COUNT, *totals) | _amounts()),
+            "summary": _object(_summary()),
             "token_analytics": _object(_fields(_INTEGER, *tokens, "total_tokens")),
-            "request_analytics": _object(_fields(_COUNT, "total_requests", *_REQUESTS) | _rates()),
+            "request_analytics": _object(_fields(_COUNT, "total_requests", *_REQUESTS) | rates),
             **_fields(_named(reference("Figures")), *_BREAKDOWNS),
             "error_breakdown": _named(_object({"request_count": _COUNT, "share": _PERCENT})),
             "not_shown": _object(_fields(_COUNT, *_BREAKDOWNS)),

@@ -17,6 +17,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, valu
 from ..errors import ERROR_TYPES
 from ..record import METHODS
 from ..redact import REDACTED
+from ..totals import failure
 from . import multiprocess_values
 from .aggregation import Aggregated, exposition
 from .multiprocess_values import SHARED_DIRECTORY, SharedValue
@@ -199,9 +200,8 @@ class PrometheusMetrics:
             children["ttfb_ms"].observe(record.ttfb_ms / 1000)
         if record.ttft_ms is not None and record.streaming:
             children["ttft_ms"].observe(record.ttft_ms / 1000)
-        if record.error_type is not None:
-            kind = record.error_type if record.error_type in ERROR_TYPES else OTHER
-            children["error_type", kind].inc()
+        if (failed := failure(record.error_type, record.status_code)) is not None:
+            children["error_type", failed if failed in ERROR_TYPES else OTHER].inc()
         if record.client_disconnected:
             children["client_disconnected"].inc()
         for column in _SUMMED:

@@ -36,8 +36,8 @@ if TYPE_CHECKING:
         QueryPage,
         RecordingStore,
         StoreStatus,
-        Totals,
     )
+    from ccproxy_flask.totals import Totals
 
     from .ingest import Observer
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from ccproxy_flask.totals import STORED, UNKNOWN, Totals, complete, percent
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-MOST_NAMES = 100
+MOSTNAMES = 100
 """Of each breakdown that many are shown, those with the most requests."""
-UNKNOWN = "unknown"
 _MOST_BUCKETS = 200
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
 _BUCKETS = (
@@ -24,7 +25,13 @@ _BREAKDOWNS = {
     "model_breakdown": _MODEL,
     "provider_breakdown": _PROVIDER,
 }
-_NOTHING = (0, 0, None, None, None, None, None, 0, 0, 0, 0, 0, 0)
+_NOTHING = tuple(getattr(Totals(), name) for name in STORED)
+# What a request count is called but in the summary.
+NAMES = {
+    "total_requests": "request_count",
+    "total_successful_requests": "successful_requests",
+    "total_error_requests": "error_requests",
+}
 
 Row = tuple[Any, ...]
 
@@ -40,10 +47,11 @@ def analytics(rows: Iterable[Row], bucket: int, start: datetime, end: datetime) 
     levels: dict[int, list[Row]] = {}
     for row in rows:
         levels.setdefault(row[0], []).append(row)
-    whole = _figures(levels[_WHOLE][0][3:] if _WHOLE in levels else _NOTHING)
+    summary = totals(levels.get(_WHOLE, ()))
+    whole = _renamed(summary)
     found: dict[str, Any] = {
-        "summary": _summary(whole),
-        "token_analytics": _token_analytics(whole),
+        "summary": summary,
+        "token_analytics": _token_analytics(summary),
         "request_analytics": {
             "total_requests": whole["request_count"],
             **{
@@ -57,7 +65,7 @@ def analytics(rows: Iterable[Row], bucket: int, start: datetime, end: datetime) 
         found[name] = {row[1] or UNKNOWN: _figures(row[3:]) for row in shown}
     found["error_breakdown"] = _errors(levels.get(_FAILURE, []), whole["error_requests"])
     found["not_shown"] = {
-        name: max(0, len(levels.get(level, [])) - MOST_NAMES) for name, level in _BREAKDOWNS.items()
+        name: max(0, len(levels.get(level, [])) - MOSTNAMES) for name, level in _BREAKDOWNS.items()
     }
     found["timeseries"] = list(_timeseries(levels.get(_BUCKET, []), bucket, start, end))
     found["bucket_seconds"] = bucket
@@ -66,56 +74,15 @@ def analytics(rows: Iterable[Row], bucket: int, start: datetime, end: datetime) 
 
 def totals(rows: Iterable[Row]) -> dict[str, Any]:
     """Return the fields of ``Totals`` from the row about the whole."""
-    whole = next((row[3:] for row in rows if row[0] == _WHOLE), _NOTHING)
-    summary = _summary(_figures(whole))
-    return {
-        name: value for name, value in summary.items() if name[:3] == "avg" or "ttft" not in name
-    }
+    return complete(next((row[3:] for row in rows if row[0] == _WHOLE), _NOTHING))
 
 
 def _figures(row: Row) -> dict[str, Any]:
-    requests, successes, average, duration, average_ttft, ttft, cost, priced, *tokens = row
-    tokens_in, tokens_out, cache_read, cache_write, reasoning = tokens
-    shown: dict[str, Any] = {
-        "request_count": requests,
-        "successful_requests": successes,
-        "error_requests": requests - successes,
-        "success_rate": _percent(successes, requests),
-        "error_rate": _percent(requests - successes, requests),
-        "avg_duration_ms": average,
-    }
-    shown |= _quantiles("duration_ms", duration) | {"avg_ttft_ms": average_ttft}
-    shown |= _quantiles("ttft_ms", ttft)
-    return shown | {
-        "total_cost_usd": cost,
-        "priced_requests": priced,
-        "total_tokens_input": tokens_in,
-        "total_tokens_output": tokens_out,
-        "total_cache_read_tokens": cache_read,
-        "total_cache_write_tokens": cache_write,
-        "total_tokens_reasoning": reasoning,
-        "total_tokens_all": tokens_in + tokens_out + cache_read + cache_write,
-    }
+    return _renamed(complete(row))
 
 
-def _quantiles(name: str, values: list[float] | None) -> dict[str, float | None]:
-    known: list[float] | list[None] = values or [None, None, None]
-    return {
-        f"{each}_{name}": value for each, value in zip(("p50", "p95", "p99"), known, strict=True)
-    }
-
-
-def _summary(whole: dict[str, Any]) -> dict[str, Any]:
-    names = {
-        "request_count": "total_requests",
-        "successful_requests": "total_successful_requests",
-        "error_requests": "total_error_requests",
-    }
-    return {
-        names.get(name, name): value
-        for name, value in whole.items()
-        if name not in ("success_rate", "error_rate")
-    }
+def _renamed(figures: dict[str, Any]) -> dict[str, Any]:
+    return {NAMES.get(name, name): value for name, value in figures.items()}
 
 
 def _token_analytics(whole: dict[str, Any]) -> dict[str, int]:
@@ -131,13 +98,13 @@ def _token_analytics(whole: dict[str, Any]) -> dict[str, int]:
 def _errors(rows: list[Row], errors: int) -> dict[str, Any]:
     """Return how often each error was, and its part of all errors in percent."""
     return {
-        row[1]: {"request_count": row[3], "share": _percent(row[3], errors)}
+        row[1]: {"request_count": row[3], "share": percent(row[3], errors)}
         for row in _largest([row for row in rows if row[1] is not None])
     }
 
 
 def _largest(rows: list[Row]) -> list[Row]:
-    return sorted(rows, key=lambda row: (-row[3], row[1] or ""))[:MOST_NAMES]
+    return sorted(rows, key=lambda row: (-row[3], row[1] or ""))[:MOSTNAMES]
 
 
 def _timeseries(
@@ -151,7 +118,3 @@ def _timeseries(
         moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=number * bucket)
         stamp = moment.isoformat().replace("+00:00", "Z")
         yield {"timestamp": stamp, **_figures(known.get(number, _NOTHING))}
-
-
-def _percent(part: int, whole: int) -> float:
-    return round(100 * part / whole, 4) if whole else 0.0

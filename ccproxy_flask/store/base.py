@@ -19,6 +19,8 @@ from ccproxy_flask.record import COLUMNS
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping, Sequence
 
+    from ccproxy_flask.totals import Totals
+
 abandoned: ContextVar[Callable[[], bool]] = ContextVar("abandoned", default=lambda: False)
 """Tells whether nobody waits any more for the answer to what is asked; set by who asks."""
 MOST_ROWS = 10_000
@@ -118,35 +120,6 @@ class QueryPage:
         """The rows, parsed."""
         rows: list[dict[str, Any]] = orjson.loads(self.text)
         return rows
-
-
-@dataclass(frozen=True, slots=True)
-class Totals:
-    """Figures over the rows of a filter. USD, milliseconds; None: nothing is known of it.
-
-    A row is a success where the client got the whole of an answer that is no error
-    (``RequestRecord.succeeded``), else an error.
-    """
-
-    total_requests: int = 0
-    total_successful_requests: int = 0
-    total_error_requests: int = 0
-    avg_duration_ms: float | None = None
-    p50_duration_ms: float | None = None
-    p95_duration_ms: float | None = None
-    p99_duration_ms: float | None = None
-    avg_ttft_ms: float | None = None
-    total_cost_usd: float | None = None
-    priced_requests: int = 0
-    """How many of them have a cost."""
-    total_tokens_input: int = 0
-    total_tokens_output: int = 0
-    total_cache_read_tokens: int = 0
-    total_cache_write_tokens: int = 0
-    total_tokens_reasoning: int = 0
-    """A part of the output."""
-    total_tokens_all: int = 0
-    """Input, output, cache read and cache write together."""
 
 
 @dataclass(frozen=True, slots=True)

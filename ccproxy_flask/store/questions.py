@@ -11,9 +11,10 @@ import orjson
 
 from ccproxy_flask.errors import StoreUnavailable
 from ccproxy_flask.filters import LogFilter
+from ccproxy_flask.totals import Totals, complete
 
 from . import analytics, statements
-from .base import Cursor, EntriesPage, Page, QueryPage, Totals
+from .base import Cursor, EntriesPage, Page, QueryPage
 from .statements import number_in
 
 if TYPE_CHECKING:
@@ -146,7 +147,7 @@ class Questions:
                 return Totals(**analytics.totals(rows))
             sql = statements.TOTALS.replace("/*logs*/", self._parts.relation(parts))
             row = cursor.execute(sql.replace("/*where*/", condition), values).fetchone()
-        return Totals(*row) if row else Totals()
+        return Totals(**complete(row)) if row else Totals()
 
     def analytics(self, where: LogFilter, bucket_seconds: int) -> bytes:
         """As Store.analytics()."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from ccproxy_flask.errors import CcproxyError, ContentNotKept, StoreUnavailable
+from ccproxy_flask.totals import Totals
 
 from .base import (
     Cursor,
@@ -24,7 +25,6 @@ from .base import (
     QueryPage,
     QueryRefused,
     StoreStatus,
-    Totals,
     abandoned,
 )
 

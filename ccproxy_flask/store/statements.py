@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ccproxy_flask.record import COLUMNS
+from ccproxy_flask.totals import FAILURE_SQL, STORED
 
 from .schema import COLUMN_SQL
 
@@ -31,7 +32,10 @@ _LARGEST_ROW = 2 << 20  # DuckDB takes memory for several of these
 
 
 def _sql(name: str) -> str:
-    return (_HERE / name).read_text(encoding="utf-8")
+    text = (_HERE / name).read_text(encoding="utf-8")
+    figures = ", ".join(f"{sql} AS {figure}" for figure, sql in STORED.items())
+    text = text.replace("/*figures*/", figures).replace("/*names*/", ", ".join(STORED))
+    return text.replace("/*failure*/", FAILURE_SQL)
 
 
 ENTRIES = _sql("queries/entries.sql").replace("/*columns*/", SHOWN)

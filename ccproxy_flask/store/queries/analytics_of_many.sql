@@ -33,27 +33,34 @@ sums AS (
         grouping(service_type, model, provider, failure, bucket) AS level,
         coalesce(service_type, model, provider, failure) AS name,
         bucket,
-        sum(requests)::BIGINT AS requests,
-        (coalesce(sum(requests) FILTER (failure IS NULL), 0))::BIGINT AS successes,
-        sum(duration) / nullif(sum(durations), 0) AS duration,
-        sum(ttft) / nullif(sum(ttfts), 0) AS ttft,
-        sum(cost)::DOUBLE AS cost, coalesce(sum(priced), 0)::BIGINT AS priced,
-        coalesce(sum(input), 0)::BIGINT AS input,
-        coalesce(sum(output), 0)::BIGINT AS output,
-        coalesce(sum(cache_read), 0)::BIGINT AS cache_read,
-        coalesce(sum(cache_write), 0)::BIGINT AS cache_write,
-        coalesce(sum(reasoning), 0)::BIGINT AS reasoning
+        coalesce(sum(requests), 0)::BIGINT AS total_requests,
+        coalesce(sum(requests) FILTER (failure IS NULL), 0)::BIGINT AS total_successful_requests,
+        coalesce(sum(requests) FILTER (failure IS NOT NULL), 0)::BIGINT AS total_error_requests,
+        sum(duration) / nullif(sum(durations), 0) AS avg_duration_ms,
+        sum(ttft) / nullif(sum(ttfts), 0) AS avg_ttft_ms,
+        coalesce(sum(input), 0)::BIGINT AS total_tokens_input,
+        coalesce(sum(output), 0)::BIGINT AS total_tokens_output,
+        coalesce(sum(cache_read), 0)::BIGINT AS total_cache_read_tokens,
+        coalesce(sum(cache_write), 0)::BIGINT AS total_cache_write_tokens,
+        coalesce(sum(reasoning), 0)::BIGINT AS total_tokens_reasoning,
+        sum(cost)::DOUBLE AS total_cost_usd,
+        coalesce(sum(priced), 0)::BIGINT AS priced_requests,
+        coalesce(sum(requests - priced) FILTER (failure IS NULL), 0)::BIGINT AS unpriced_requests
     FROM cells
     GROUP BY GROUPING SETS ((), (service_type), (model), (provider), (failure), (bucket))
 )
-SELECT
-    sums.level, sums.name, sums.bucket, coalesce(requests, 0), successes,
-    duration, durations.shown, ttft, ttfts.shown,
-    cost, priced, input, output, cache_read, cache_write, reasoning
-FROM sums
-LEFT JOIN quantiles AS durations ON durations.kind = 0 AND durations.level = sums.level
-    AND durations.name IS NOT DISTINCT FROM sums.name
-    AND durations.bucket IS NOT DISTINCT FROM sums.bucket
-LEFT JOIN quantiles AS ttfts ON ttfts.kind = 1 AND ttfts.level = sums.level
-    AND ttfts.name IS NOT DISTINCT FROM sums.name
-    AND ttfts.bucket IS NOT DISTINCT FROM sums.bucket
+SELECT level, name, bucket, /*names*/
+FROM (
+    SELECT
+        sums.*,
+        durations.shown[1] AS p50_duration_ms, durations.shown[2] AS p95_duration_ms,
+        durations.shown[3] AS p99_duration_ms,
+        ttfts.shown[1] AS p50_ttft_ms, ttfts.shown[2] AS p95_ttft_ms, ttfts.shown[3] AS p99_ttft_ms
+    FROM sums
+    LEFT JOIN quantiles AS durations ON durations.kind = 0 AND durations.level = sums.level
+        AND durations.name IS NOT DISTINCT FROM sums.name
+        AND durations.bucket IS NOT DISTINCT FROM sums.bucket
+    LEFT JOIN quantiles AS ttfts ON ttfts.kind = 1 AND ttfts.level = sums.level
+        AND ttfts.name IS NOT DISTINCT FROM sums.name
+        AND ttfts.bucket IS NOT DISTINCT FROM sums.bucket
+)

@@ -5,10 +5,7 @@ WITH logs AS (
     SELECT
         service_type, model, provider, duration_ms, ttft_ms, cost_usd,
         tokens_input, tokens_output, cache_read_tokens, cache_write_tokens, tokens_reasoning,
-        CASE
-            WHEN error_type IS NULL AND status_code < 400 THEN NULL
-            ELSE coalesce(error_type, 'unknown')
-        END AS failure,
+        /*failure*/ AS failure,
         epoch_us(timestamp) // (/*bucket*/::BIGINT * 1000000) AS bucket,
         floor(ln(duration_ms + greatest(0, 0.001 - duration_ms)) / ln(1.03))::SMALLINT
             AS duration_bin,
