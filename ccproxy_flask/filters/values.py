@@ -131,7 +131,7 @@ Moment = Annotated[
 ]
 
 
-def _classes(text: str) -> Choice:
+def _classes(text: str) -> IncludeExclude:
     """Return what a choice of request classes means; refuse others, naming those there are."""
     if not _CLASSES.fullmatch(text):
         message = "Input should be of these, between commas, each with ! or without: {expected}"
@@ -144,4 +144,6 @@ Names = Annotated[
     _reading(_choice),
     _described(type="string", maxLength=LONGEST_TEXT, pattern=query_formats.CHOICES.pattern),
 ]
-Classes = Annotated[Choice, _reading(_classes), _described(type="string", pattern=_CLASSES.pattern)]
+Classes = Annotated[
+    IncludeExclude, _reading(_classes), _described(type="string", pattern=_CLASSES.pattern)
+]
