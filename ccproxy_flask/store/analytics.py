@@ -10,7 +10,7 @@ from ccproxy_flask.totals import STORED, UNKNOWN, Totals, complete, percent
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-MOSTNAMES = 100
+MOST_NAMES = 100
 """Of each breakdown that many are shown, those with the most requests."""
 _MOST_BUCKETS = 200
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
@@ -65,7 +65,7 @@ def analytics(rows: Iterable[Row], bucket: int, start: datetime, end: datetime) 
         found[name] = {row[1] or UNKNOWN: _figures(row[3:]) for row in shown}
     found["error_breakdown"] = _errors(levels.get(_FAILURE, []), whole["error_requests"])
     found["not_shown"] = {
-        name: max(0, len(levels.get(level, [])) - MOSTNAMES) for name, level in _BREAKDOWNS.items()
+        name: max(0, len(levels.get(level, [])) - MOST_NAMES) for name, level in _BREAKDOWNS.items()
     }
     found["timeseries"] = list(_timeseries(levels.get(_BUCKET, []), bucket, start, end))
     found["bucket_seconds"] = bucket
@@ -104,7 +104,7 @@ def _errors(rows: list[Row], errors: int) -> dict[str, Any]:
 
 
 def _largest(rows: list[Row]) -> list[Row]:
-    return sorted(rows, key=lambda row: (-row[3], row[1] or ""))[:MOSTNAMES]
+    return sorted(rows, key=lambda row: (-row[3], row[1] or ""))[:MOST_NAMES]
 
 
 def _timeseries(
