@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-import orjson
 import pytest
 from browser_support import Visit, browser_test, chromium
 from dashboard_support import Site, make_record, open_journal, wait_for
@@ -496,8 +495,8 @@ class TestOneRequest:
         """Stages, each line of the bill, ids, what to do about an error, and its neighbours."""
         record = make_record(
             ago=5,
-            upstream_ms=300.0,
-            ttfb_ms=320.0,
+            upstream_ms=1200.0,
+            ttfb_ms=300.0,
             ttft_ms=410.0,
             tokens_input=2000,
             cost_input_usd=Decimal("0.006"),
@@ -528,57 +527,6 @@ class TestOneRequest:
         page.get_by_role("link", name="Previous").click()
         panel = page.get_by_role("complementary", name="Request")
         expect(panel).to_contain_text(earlier.request_id)
-
-    def test_conversation_is_shown_as_text(
-        self, browser: Browser, start_server: Callable[..., Any], upstream: Any
-    ) -> None:
-        """What was said is shown safely: markup, marks of direction, tools; long parts folded."""
-        upstream.script = lambda talk: talk.answer(
-            orjson.dumps({"type": "message", "content": [{"type": "text", "text": "Here it is."}]})
-        )
-        asked = {
-            "model": "claude-opus-4-5",
-            "system": "Be brief.",
-            "tools": [{"name": "read_file", "description": "Reads.", "input_schema": {}}],
-            "messages": [
-                {"role": "user", "content": f"\u202eevil {MARKUP} zero\u200bwidth"},
-                {
-                    "role": "assistant",
-                    "content": [
-                        {"type": "tool_use", "id": "1", "name": "ls", "input": {"a": MARKUP}}
-                    ],
-                },
-                {
-                    "role": "user",
-                    "content": [
-                        {"type": "tool_result", "tool_use_id": "1", "content": "x" * 100_000}
-                    ],
-                },
-            ],
-        }
-        server = start_server(CAPTURE__CONTENT="on")
-        headers = {"anthropic-version": "2023-06-01", "content-type": "application/json"}
-        answer = server.request("POST", "/v1/messages", orjson.dumps(asked), headers)
-        request_id = answer[1]["x-ccproxy-request-id"]
-        kept = f"/logs/entries/{request_id}/content"
-        wait_for(lambda: server.request("GET", kept)[0] == 200, 20)
-        seen = Visit(browser)
-        page = seen.page
-        page.goto(f"{server.url}/dashboard/requests/{request_id}")
-
-        said = page.locator("[data-conversation]")
-        expect(said.get_by_text(MARKUP).first).to_be_visible()
-        expect(said.get_by_text("Here it is.")).to_be_visible()
-        expect(said.get_by_text("Be brief.")).to_have_count(0)
-        said.get_by_text("System", exact=True).click()
-        expect(said.get_by_text("Be brief.")).to_be_visible()
-        said.get_by_text("Calls ls").click()
-        said.get_by_text("Tool result").click()
-        said.get_by_role("button", name="97,000 characters more").click()
-        assert page.locator("img").count() == 0
-        assert "owned" not in page.title()
-        assert seen.complaints == []
-        seen.close()
 
     def test_request_in_flight_is_shown_once_it_is_over(
         self, site: Site, visit: Callable[..., Visit], browser: Browser

@@ -85,7 +85,8 @@ def test_bars_add_up() -> None:
     bars = texts.bars(
         {
             "duration_ms": 120_000,
-            "upstream_ms": 12_000,
+            "upstream_ms": 110_000,
+            "ttfb_ms": 12_000,
             "ttft_ms": 60_000,
             "tokens_input": 25,
             "cache_read_tokens": 50,
@@ -99,7 +100,7 @@ def test_bars_add_up() -> None:
 
 def test_bars_of_impossible_times_stay_in_their_cells() -> None:
     """Times that contradict each other make no bar longer than its cell."""
-    bars = texts.bars({"duration_ms": 10, "upstream_ms": 1e9, "ttft_ms": -5})
+    bars = texts.bars({"duration_ms": 10, "ttfb_ms": 1e9, "ttft_ms": -5})
 
     assert all(0 <= width <= 100 for width in bars.values())
 

@@ -247,12 +247,12 @@ def _titles(record: Mapping[str, Any]) -> dict[str, str]:
 def bars(record: Mapping[str, Any]) -> dict[str, float]:
     """Return the widths of the small bars, in percent of their cells.
 
-    ``wait``, ``first`` and ``stream`` are the time to the upstream's head, to the first token and
+    ``wait``, ``first`` and ``stream`` are the time to the first byte, to the first token and
     to the end, on a scale of 10 ms to 2 minutes; ``uncached``, ``cached`` and ``written`` are the
     parts of the input.
     """
     took = number(record.get("duration_ms")) or 0.0
-    head = min(number(record.get("upstream_ms")) or number(record.get("ttfb_ms")) or 0.0, took)
+    head = min(number(record.get("ttfb_ms")) or 0.0, took)
     first = min(max(number(record.get("ttft_ms")) or head, head), took)
     whole = _scaled(took) if took else 0.0
     steps = [whole * point / took if took else 0.0 for point in (head, first, took)]

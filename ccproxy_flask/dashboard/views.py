@@ -267,6 +267,7 @@ def request(store: Store, request_id: str, query: PageQuery) -> dict[str, Any] |
         "error": texts.error_text(record) if texts.failed(record) else "",
         "advice": ADVICE.get(kind or "", ""),
         "curl": _curl(record),
+        "content": record.get("content"),
         "neighbours": _neighbours(store, record, query),
         "record": record,
     }
@@ -278,8 +279,7 @@ def _stages(record: Mapping[str, Any]) -> list[dict[str, Any]]:
     if not whole:
         return []
     stages = (
-        ("Waiting for the provider", "wait", "upstream_ms"),
-        ("To the first byte", "byte", "ttfb_ms"),
+        ("Waiting for the provider", "wait", "ttfb_ms"),
         ("To the first token", "first", "ttft_ms"),
         ("The rest of the answer", "stream", "duration_ms"),
     )

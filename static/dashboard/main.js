@@ -3,7 +3,7 @@
 import { DASHBOARD, PROXY } from "./addresses.js";
 import { drawCharts, saveChart, whenZoomed } from "./charts.js";
 import { Connection } from "./connection.js";
-import { showConversation } from "./conversation.js";
+import { showContent, switchContent } from "./content.js";
 import { FilterField } from "./filter.js";
 import { keyboard } from "./keys.js";
 import { Link } from "./link.js";
@@ -105,7 +105,7 @@ function mount(kind) {
   paused = false;
   hold();
   showStatus();
-  showConversation(one("#main [data-conversation]"));
+  showContent(document);
   closePanel();
   // Pages without a table need no more of the connection than that it is there.
   const parameters = table ? String(common()) : asked ?? "";
@@ -186,7 +186,7 @@ async function openPanel(url) {
   panel.hidden = false;
   panel.scrollTop = 0;
   localize(panel);
-  showConversation(one("[data-conversation]", panel));
+  showContent(panel);
   mark(article.querySelector("[data-article]")?.dataset.id ?? url.split("/").at(-1).split("?")[0]);
   if (first) close.focus({ preventScroll: true });
   hold();
@@ -251,6 +251,7 @@ const clicks = {
     drawCharts();
   },
   "[data-copy-button]": (element) => copy(element.parentElement.querySelector("[data-copy]").textContent),
+  "[data-content-as]": (element) => switchContent(element),
   "[data-copy-link]": () => copy(location.href),
   "[data-copy-curl]": (element) => copy(curl(element.dataset)),
   "[data-help]": () => one("[data-help-dialog]").showModal(),

@@ -1,0 +1,139 @@
+"""What was said, as a person sees it: a real server, real traffic, a real browser."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+
+import pytest
+from browser_support import Visit, browser_test, chromium
+from conftest import Server
+from playwright.sync_api import Browser, expect
+from scripted import Conversation, ScriptedUpstream, wait_until
+
+pytestmark = browser_test
+
+MARKUP = "<img src=x onerror=\"document.title='owned'\">"
+HEADERS = {"content-type": "application/json", "x-claude-code-session-id": "session-of-a-page"}
+TOOL_RESULT = "line of a file\n" * 2_000
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """One Chromium for all tests."""
+    with chromium() as started:
+        yield started
+
+
+@pytest.fixture
+def visit(browser: Browser, server: Server) -> Iterator[Callable[..., Visit]]:
+    """Return a function that opens a page; nothing may have gone wrong at the end."""
+    visits: list[Visit] = []
+
+    def open_page(path: str) -> Visit:
+        visits.append(Visit(browser, viewport={"width": 1280, "height": 900}))
+        visits[-1].page.goto(server.url + path)
+        return visits[-1]
+
+    yield open_page
+    for one in visits:
+        one.close()
+        assert one.complaints == []
+
+
+def answer(talk: Conversation) -> None:
+    """Stream an answer with a text and the call of a tool."""
+    call = {"type": "tool_use", "id": "t2", "name": "Edit", "input": {}}
+    talk.start_stream()
+    for event in (
+        {"type": "message_start", "message": {"id": "msg_1", "model": "claude-test"}},
+        {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
+        {"type": "content_block_delta", "index": 0, "delta": {"text": "I will mend "}},
+        {"type": "content_block_delta", "index": 0, "delta": {"text": "the fixture."}},
+        {"type": "content_block_start", "index": 1, "content_block": call},
+        {"type": "content_block_delta", "index": 1, "delta": {"partial_json": '{"path": "a.py"}'}},
+    ):
+        talk.chunk(f"event: {event['type']}\ndata: {json.dumps(event)}\n\n".encode())
+    talk.end_stream()
+
+
+def turn(server: Server, *texts: str) -> str:
+    """Send a turn, wait until its row and its content are there, and return its id."""
+    blocks = [{"type": "text", "text": text} for text in texts]
+    result = {"type": "tool_result", "tool_use_id": "t1", "content": TOOL_RESULT, "is_error": True}
+    messages = [{"role": "user", "content": [*blocks, result]}]
+    tools = [{"name": "mcp__files__read", "description": "Reads files.", "input_schema": {}}]
+    body = {"model": "claude-test", "system": "Be brief.", "tools": tools, "messages": messages}
+    _, headers, _ = server.request("POST", "/v1/messages", json.dumps(body).encode(), HEADERS)
+    request_id = headers["x-ccproxy-request-id"]
+    for path in (f"/logs/entries/{request_id}", f"/logs/entries/{request_id}/content"):
+        wait_until(lambda path=path: server.request("GET", path)[0] == 200, 20)
+    return request_id
+
+
+def test_conversation_is_shown_and_harmless(
+    server: Server, upstream: ScriptedUpstream, visit: Callable[..., Visit]
+) -> None:
+    """System, tools, messages and answer are readable; markup and invisible characters are text."""
+    upstream.script = answer
+    seen = visit(f"/dashboard/requests/{turn(server, MARKUP, 'a' + chr(0x202E) + 'b')}")
+    said = seen.page.locator("[data-content]")
+
+    expect(said.locator(".answer-turn")).to_contain_text("I will mend the fixture.")
+    expect(said.locator(".answer-turn")).to_contain_text("Tool call · Edit")
+    expect(said).to_contain_text(MARKUP)
+    expect(said).to_contain_text("a⟨U+202E⟩b")
+    said.get_by_text("Tools · 1").click()
+    expect(said).to_contain_text("mcp__files__read")
+    said.get_by_text("Tool result · error").click()
+    said.get_by_role("button", name="Show all 30,000 characters").click()
+    expect(said.get_by_role("button", name="Show all")).to_have_count(0)
+    assert "owned" not in seen.page.title()
+
+
+def test_bodies_events_and_changes(
+    server: Server, upstream: ScriptedUpstream, visit: Callable[..., Visit]
+) -> None:
+    """The request as it was sent, the events with their times, and what changed since before."""
+    upstream.script = answer
+    turn(server, "one")
+    seen = visit(f"/dashboard/requests/{turn(server, 'two')}")
+    said = seen.page.locator("[data-content]")
+
+    said.get_by_role("button", name="Request").click()
+    expect(said.locator(".code pre")).to_contain_text('"system": "Be brief."')
+    said.get_by_role("button", name="Events").click()
+    expect(said.get_by_role("row")).to_have_count(7)
+    expect(said.get_by_role("row").nth(1)).to_contain_text("message_start")
+    said.get_by_role("button", name="Changes").click()
+    expect(said).to_contain_text("The first change is in messages, user: changed.")
+    expect(said.locator(".words.before")).to_contain_text("one")
+    expect(said.locator(".words.after")).to_contain_text("two")
+    said.get_by_role("button", name="Conversation").click()
+    expect(said.locator(".answer-turn")).to_be_visible()
+
+
+def test_panel_beside_the_list_shows_it_too(
+    server: Server, upstream: ScriptedUpstream, visit: Callable[..., Visit]
+) -> None:
+    """A click on a row shows what was said without leaving the list."""
+    upstream.script = answer
+    request_id = turn(server, "from the list")
+    seen = visit("/dashboard/requests")
+    seen.page.locator(f'.row[data-id="{request_id}"] .c-cost').click()
+
+    panel = seen.page.locator("[data-panel]")
+    expect(panel.locator(".answer-turn")).to_contain_text("I will mend the fixture.")
+
+
+def test_what_is_not_kept_says_how_to_keep_it(
+    server: Server, upstream: ScriptedUpstream, visit: Callable[..., Visit]
+) -> None:
+    """A request that was refused has no content; its page says what turns it on."""
+    upstream.script = answer
+    _, headers, _ = server.request("POST", "/nobody/v1/chat", b"{}")
+    request_id = headers["x-ccproxy-request-id"]
+    wait_until(lambda: server.request("GET", f"/logs/entries/{request_id}")[0] == 200, 20)
+    seen = visit(f"/dashboard/requests/{request_id}")
+
+    expect(seen.page.get_by_text("CAPTURE__CONTENT=on")).to_be_visible()
