@@ -26,6 +26,7 @@ from ccproxy_flask import logs
 from ccproxy_flask.filters import LogFilter
 from ccproxy_flask.logs import openapi, parameters
 from ccproxy_flask.record import COLUMNS
+from ccproxy_flask.settings import Settings
 
 HERE = Path(__file__).parent
 TOKEN = "a-token-that-nobody-guesses"  # noqa: S105  of a server that lives for seconds
@@ -48,6 +49,7 @@ def test_every_route_is_described(server):
         for method in methods
     }
     app = Flask("routes")
+    app.extensions["ccproxy.settings"] = Settings()
     app.register_blueprint(logs.blueprint)
     served = {
         (re.sub(r"<(\w+)>", r"{\1}", rule.rule), method)
