@@ -123,7 +123,7 @@ def suggestions() -> Response:
         "duration": [">1s", ">10s", ">1m"],
         "stream": ["yes", "no"],
     }
-    store = current_app.extensions["ccproxy.store"]
+    store = current_app.extensions.get("ccproxy.store")
     if store is not None:
         try:
             known = orjson.loads(store.analytics(query.where, 86_400))
@@ -141,7 +141,7 @@ def _page(name: str, ask: Callable[[Store, PageQuery], dict[str, Any]], **more: 
     query = read(request.args) if name != "sql" else read(_without_q())
     values: dict[str, Any] = {"view": None}
     away = None
-    store: Store | None = current_app.extensions["ccproxy.store"]
+    store: Store | None = current_app.extensions.get("ccproxy.store")
     try:
         if store is not None:
             values |= ask(store, query)
