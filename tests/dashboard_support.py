@@ -87,7 +87,8 @@ class Site:
     def start(self) -> None:
         """Serve, on the same port as before."""
         self.feed = WatchedFeed(self.settings.journal_directory)
-        self._server = make_server("127.0.0.1", self.port, self._app(), threaded=True)
+        self.app = self._app()
+        self._server = make_server("127.0.0.1", self.port, self.app, threaded=True)
         self.port = self._server.server_port
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
         self._thread.start()
