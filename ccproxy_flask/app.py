@@ -20,6 +20,7 @@ from flask.cli import run_command
 from . import __version__, dashboard, logging, logs, metrics, pages, request_context, serving
 from .capture import CaptureFactory, ConsoleTracer, FileTracer, QueuedTracer
 from .content.handover import Handover
+from .folders import make_private
 from .journal import Feed, JournalWriter
 from .metrics.scrape import Scrape
 from .pricing import PriceBook
@@ -277,7 +278,7 @@ def _key_secret(settings: Settings) -> bytes:
         return secrets.token_bytes(32)
     path = settings.duckdb_path.parent / "api-key-id.secret"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_private(path.parent)
         own = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
         own.touch(mode=0o600, exist_ok=False)
         own.write_bytes(secrets.token_bytes(32))

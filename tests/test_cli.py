@@ -333,6 +333,7 @@ def test_export_writes_whole_files(ask, traffic, tmp_path):
     assert told.returncode == 0, told.stderr
     assert path.read_bytes()[:4] == path.read_bytes()[-4:] == b"PAR1"
     assert [each.name for each in tmp_path.iterdir()] == ["rows.parquet"]
+    assert path.stat().st_mode & 0o077 == 0
 
 
 def test_export_that_fails_leaves_no_file(cli, tmp_path):

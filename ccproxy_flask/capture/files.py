@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import orjson
 import structlog
 
+from ..folders import make_private
 from .exchange import REQUEST_ID, CapturedExchange, ExchangeTracer, now_ns, redacted_exchange
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ class FileTracer(ExchangeTracer):
         summary = orjson.dumps(found.summary, option=orjson.OPT_INDENT_2)
         texts = (found.request.encode(), found.response.encode(), summary + b"\n")
         try:
-            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_private(self._directory)
             size = sum(
                 _write(self._directory / f"{exchange.request_id}.{suffix}", data)
                 for suffix, data in zip(_SUFFIXES, texts, strict=True)

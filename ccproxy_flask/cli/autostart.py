@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ..folders import make_private
 from .remote import CommandError, Remote
 from .serve import server_command, server_environment
 
@@ -66,7 +67,7 @@ class _SharedProxy:
         """Open a lock's file; closing it gives the lock back."""
         path = self.path(suffix)
         try:
-            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_private(self._directory)
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise CommandError(f"{path} cannot be opened: {error.strerror}") from None

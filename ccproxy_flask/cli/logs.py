@@ -139,6 +139,7 @@ def _whole_file(path: Path) -> Iterator[BinaryIO]:
     partial = path.with_name(f".{path.name}.part")
     try:
         with partial.open("wb") as file:
+            partial.chmod(0o600)  # as all that is kept
             yield file
         partial.replace(path)
     except OSError as error:

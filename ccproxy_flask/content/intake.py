@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 import structlog
 
+from ..folders import make_private
 from .assembly import RawExchange, assembled
 from .coding import TooLarge
 from .frames import FRAME_COST, Frame, FrameParser, Kind, NotFrames
@@ -231,7 +232,7 @@ def _add(raw: RawExchange, frame: Frame) -> None:
 
 
 def _listening(path: Path) -> socket.socket:
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_private(path.parent)
     path.unlink(missing_ok=True)
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     mask = os.umask(0o077)

@@ -16,6 +16,8 @@ import stat
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ccproxy_flask.folders import make_private
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
@@ -87,7 +89,7 @@ def open_own(path: Path) -> int:
 
 def private_directory(path: Path) -> None:
     """Make the directory *path* for this user alone; PermissionError where it is another's."""
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_private(path)
     facts = path.lstat()
     if not stat.S_ISDIR(facts.st_mode) or facts.st_uid != os.getuid():
         raise PermissionError(f"{path} belongs to somebody else")

@@ -12,6 +12,7 @@ from collections import Counter, deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from ccproxy_flask.folders import make_private
 from ccproxy_flask.record import new_request_id
 
 from .ledger import UNKNOWN_REASON, Account, Ledger
@@ -343,7 +344,7 @@ class JournalWriter:
 
     def _make_directory(self) -> None:
         if not self._directory.is_dir():
-            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_private(self._directory)
 
     def _next_segment(self) -> int:
         """Open the next segment, beginning with all requests in flight, and leave the old one.

@@ -14,6 +14,7 @@ import structlog
 
 from ccproxy_flask import __version__
 from ccproxy_flask.errors import StoreUnavailable
+from ccproxy_flask.folders import make_private
 from ccproxy_flask.journal.failure import clear_failure
 from ccproxy_flask.journal.segments import private_directory
 from ccproxy_flask.store.base import StoreDamaged
@@ -92,7 +93,7 @@ class Recorder:
     def run(self) -> None:
         """Record until :meth:`stop`. Raises OSError where the journal's directory cannot be had."""
         while not self._stopping.is_set():
-            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_private(self._directory)
             path = self._directory / "recorder.lock"
             lock = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
             try:
