@@ -1,7 +1,7 @@
 """How the store does with many rows: ``python -m benchmarks.storage [--rows 1000000] [--ingest]``.
 
 Fills a new store with rows of 90 days, made inside DuckDB, lets it move them to files, and asks
-each question a few times, idle and, with ``--ingest``, while 1,000 rows a second come in. Prints a
+each question a few times (median, longest, CPU time of both cores), idle and, with ``--ingest``, while 1,000 rows a second come in. Prints a
 table.
 """
 
@@ -149,12 +149,14 @@ def _questions(store: DuckDBStore) -> dict[str, Callable[[], Any]]:
 
 
 def _print_times(name: str, ask: Callable[[], Any], times: int) -> None:
-    found = []
+    found, used = [], []
     for _ in range(times):
-        began = time.perf_counter()
+        began, cpu = time.perf_counter(), time.process_time()
         ask()
         found.append(time.perf_counter() - began)
-    print(f"| {name} | {_ms(statistics.median(found))} ({_ms(max(found))} at most) |", flush=True)
+        used.append(time.process_time() - cpu)
+    middle, most, cpu = statistics.median(found), max(found), statistics.median(used)
+    print(f"| {name} | {_ms(middle)} | {_ms(most)} | {_ms(cpu)} |", flush=True)
 
 
 def _append(store: DuckDBStore, stop: threading.Event, appended: list[int]) -> None:

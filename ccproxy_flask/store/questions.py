@@ -127,8 +127,8 @@ class Questions:
         parts = [part for part in parts if part.first <= greatest and part.last >= least]
         condition = "logs.timestamp BETWEEN ? AND ? AND request_id IN (SELECT unnest(?::VARCHAR[]))"
         values: list[Any] = [least, greatest, [key[1] for key in keys]]
-        if len(keys) <= _FEW_KEYS:
-            # The times as they are say which groups of rows need not be read.
+        if page.order_by != "timestamp" and len(keys) <= _FEW_KEYS:
+            # They may be far apart: each time says which groups of rows need not be read.
             condition += f" AND logs.timestamp IN ({', '.join('?' * len(times))})"
             values += times
         sql = statements.ENTRIES.replace("/*logs*/", self._parts.relation(parts))

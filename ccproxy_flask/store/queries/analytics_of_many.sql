@@ -5,7 +5,11 @@
         grouping(service_type, model, provider) * 4 + 3 AS level,
         coalesce(service_type, model, provider) AS name,
         NULL::BIGINT AS bucket, kind, bin, sum(number) AS number
-    FROM name_bins
+    FROM (
+        SELECT service_type, model, provider, kind, bin, sum(number) AS number
+        FROM name_bins
+        GROUP BY ALL
+    )
     GROUP BY GROUPING SETS (
         (kind, bin), (service_type, kind, bin), (model, kind, bin), (provider, kind, bin)
     )
