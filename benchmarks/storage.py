@@ -1,8 +1,8 @@
 """How the store does with many rows: ``python -m benchmarks.storage [--rows 1000000] [--ingest]``.
 
 Fills a new store with rows of 90 days, made inside DuckDB, lets it move them to files, and asks
-each question a few times (median, longest, CPU time of both cores), idle and, with ``--ingest``, while 1,000 rows a second come in. Prints a
-table.
+each question a few times, idle and, with ``--ingest``, while 1,000 rows a second come in. Prints a
+table: median, longest, and CPU time of all cores.
 """
 
 from __future__ import annotations

@@ -74,7 +74,7 @@ class Upkeep:
         self._few_from = time.monotonic()
         """From then on a few rows of older days are moved, too."""
         self._sealing = False
-        self._unwritten = True
+        self._unwritten = False
         """True where a checkpoint will give space back."""
         self._uncompacted = False
         """True where rows went to make the database's file smaller, which it is not yet."""
