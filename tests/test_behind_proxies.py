@@ -241,6 +241,14 @@ def test_nginx_block_of_the_docs_shows_live_traffic(nginx, visit, upstream, bloc
     cookie = session_cookie(visit)
     assert (cookie["secure"], cookie["httpOnly"], cookie["sameSite"]) == (True, True, "Strict")
     assert cookie["path"] == f"{prefix}/"
+    visit.page.get_by_role("navigation").get_by_role("link", name="Requests").click()
+    expect(visit.page).to_have_url(f"{base}/dashboard/requests")
+    visit.page.locator("[data-rows] .row").first.click()
+    panel = visit.page.get_by_role("complementary", name="Request")
+    panel.get_by_role("link", name="Open as a page").click()
+    expect(visit.page).to_have_url(re.compile(f"^{base}/dashboard/requests/[0-9a-f-]{{36}}$"))
+    visit.page.get_by_role("navigation").get_by_role("link", name="Status").click()
+    expect(visit.page.locator(".tile [data-status=status]")).to_have_text("healthy")
     assert visit.complaints == []
     visit.page.get_by_role("button", name="Sign out").click()
     expect(visit.page.get_by_label("Operator token")).to_be_visible()
