@@ -7,9 +7,12 @@ import json
 
 import pytest
 import zstandard
+from click.testing import CliRunner
 from conftest import ROOT
 from recording_support import make_record
+from scripted import wait_until
 
+from ccproxy_flask.cli import main
 from ccproxy_flask.filters import LogFilter
 from ccproxy_flask.record import COLUMNS, to_json
 from ccproxy_flask.store.base import Page
@@ -39,6 +42,18 @@ def message(number, **more):
             "stop_reason": "end_turn", "usage": USAGE, "content": [], **more}  # fmt: skip
 
 
+def said(text, *blocks):
+    """Return a message of the person."""
+    return {"role": "user", "content": [{"type": "text", "text": text}, *blocks]}
+
+
+TOOLS = [
+    {"name": "Bash", "description": "b" * 400, "input_schema": {}},
+    {"name": "mcp__files__read", "description": "r" * 900, "input_schema": {}},
+    {"name": "mcp__files__list", "description": "l" * 900, "input_schema": {}},
+]
+
+
 def answering(*answers):
     """Return a script that answers the *answers*, one after the other."""
     rest = itertools.chain(answers, itertools.repeat({}))
@@ -59,7 +74,14 @@ def claude_code(server, upstream):
     tools = {"x-claude-code-prev-tool-durations": "Bash=742;mcp__files__read=9"}
     return [
         ask(server, "/api/hello", CLAUDE, "HEAD"),
-        ask(server, "/v1/messages?beta=true", {**CLAUDE, hint: "main"}),
+        ask(
+            server,
+            "/v1/messages?beta=true",
+            {**CLAUDE, hint: "main"},
+            system="be " + "brief " * 50,
+            tools=TOOLS,
+            messages=[said("<system-reminder>today</system-reminder>"), said("mend the gate")],
+        ),
         ask(server, "/v1/messages?beta=true", {**CLAUDE, **agent}),
         ask(server, "/v1/messages?beta=true", {**CLAUDE, hint: "main", **tools}),
         ask(server, "/v1/messages/count_tokens", CLAUDE),
@@ -79,6 +101,124 @@ def test_claude_code_says_who_and_what_for(server, upstream):
     conversations = [row["conversation_id"] for row in (hello, first, agent, second, count)]
     assert conversations == [None, session, f"{session}/agent-1", session, None]
     assert [row["tools_ms"] for row in (first, second)] == [None, 751.0]
+
+
+def flat(agents):
+    """Return (agent, parent, classes of turns) of a tree, from the top down."""
+    return [
+        row
+        for agent in agents
+        for row in [
+            (
+                agent["agent_id"],
+                agent["parent_agent_id"],
+                [turn["request_class"] for turn in agent["turns"]],
+            ),
+            *flat(agent["agents"]),
+        ]
+    ]
+
+
+def test_a_session_has_totals_turns_and_agents(server, upstream):
+    """Sums are those of its requests, turns stand with their agent, a context is shared out."""
+    ids = claude_code(server, upstream)
+    server.records(5)
+    wait_until(lambda: server.request("GET", f"/logs/entries/{ids[1]}/content")[0] == 200, 10)
+    [session] = server.get_json("/logs/sessions")["sessions"]
+    assert session["session_id"] == "session-of-claude"
+    assert (session["client"], session["client_version"]) == ("claude-code", "2.1.273")
+    counts = [session[name] for name in ("requests", "turns", "agents", "errors")]
+    assert counts == [5, 3, 1, 0]  # the 404 of the probe is none of its errors
+    assert (session["tokens_input"], session["cache_read_tokens"]) == (30, 270)
+    assert session["cache_hit"] == 0.9
+    assert session["cost_usd"] > 0
+    assert session["models"] == ["claude-opus-4-5", "m"]
+    assert session["first_words"] == "mend the gate"
+
+    found = server.get_json("/logs/sessions/session-of-claude")
+    assert {name: found[name] for name in session} == session
+    main, agent = flat(found["tree"])
+    assert main == (None, None, ["probe", "main", "main", "count_tokens"])
+    assert agent == ("agent-1", None, ["subagent"])
+    first = found["tree"][0]["turns"][1]
+    assert (first["request_id"], first["context_tokens"]) == (ids[1], 100)
+    context = first["context"]
+    assert (
+        sum(context["tools"].values())
+        + sum(size for name, size in context.items() if name != "tools")
+        == 100
+    )
+    assert context["tools"]["files"] > context["tools"][""] > 0
+    assert context["system"] > context["messages"] > 0
+    page = server.get_json("/logs/sessions/session-of-claude", limit=1, offset=2)
+    assert flat(page["tree"]) == [agent]
+
+
+def test_sessions_are_paged_and_sorted(server, upstream):
+    """Pages go on where the one before ended, and show no session that began meanwhile."""
+    upstream.script = lambda talk: talk.answer(json.dumps(message(1)).encode())
+    for number in range(3):
+        for _ in range(number + 1):
+            ask(server, "/v1/messages", {**CLAUDE, "x-claude-code-session-id": f"s-{number}"})
+    server.records(6)
+    asked = {"limit": 2, "order_by": "turns"}
+    first = server.get_json("/logs/sessions", **asked)
+    assert [each["session_id"] for each in first["sessions"]] == ["s-2", "s-1"]
+    assert (first["total_count"], first["has_more"]) == (3, True)
+    ask(server, "/v1/messages", {**CLAUDE, "x-claude-code-session-id": "later"})
+    server.records(7)
+    second = server.get_json("/logs/sessions", **asked, cursor=first["next_cursor"])
+    assert [each["session_id"] for each in second["sessions"]] == ["s-0"]
+    assert (second["total_count"], second["next_cursor"]) == (3, None)
+    one = server.get_json("/logs/sessions", session_id="s-1", client="claude-code")["sessions"]
+    assert [each["turns"] for each in one] == [2]
+    assert server.request("GET", "/logs/sessions/nobody")[0] == 404
+    assert server.request("GET", f"/logs/sessions/{'x' * 300}")[0] == 404
+    for wrong in ("order_by=model", "cursor=x", "limit=501", "hours=0", "model="):
+        assert server.request("GET", f"/logs/sessions?{wrong}")[0] == 422, wrong
+
+
+def test_answers_that_name_each_other_are_a_conversation(server, upstream):
+    """Without a session, a chain is named by its first answer, on whichever worker it was."""
+    ids = iter(range(1, 9))
+    upstream.script = lambda talk: talk.answer(
+        json.dumps({"id": f"resp_{next(ids)}", "model": "gpt-5.6", "status": "completed"}).encode()
+    )
+    rows = []
+    for before in (None, "resp_1", "resp_2", None, "resp_of_old"):
+        more = {"previous_response_id": before} if before else {}
+        ask(server, "/v1/responses", JSON, input="go on", **more)
+        rows = server.records(len(rows) + 1)  # as a model takes longer than the recorder
+    assert [row["conversation_id"] for row in rows] == [
+        *("resp_1", "resp_1", "resp_1", "resp_4", "resp_of_old")
+    ]
+    found = server.get_json("/logs/sessions/resp_1")
+    assert (found["session_id"], found["turns"]) == ("resp_1", 3)
+    listed = server.get_json("/logs/sessions", order_by="turns")["sessions"]
+    assert listed[0]["session_id"] == "resp_1"
+
+
+def test_the_command_line_shows_sessions(server, upstream):
+    """`sessions` is a table or JSON; `session` shows its agents with their turns."""
+    claude_code(server, upstream)
+    server.records(5)
+
+    def told(*argv):
+        found = CliRunner().invoke(main, [*argv, "--url", server.url])
+        assert found.exit_code == 0, found.output
+        return found.output
+
+    assert "session-of-claude" in told("sessions", "--since", "1h")
+    [session] = json.loads(told("sessions", "--format", "json", "--class", "main"))
+    assert session["turns"] == 2
+    assert json.loads(told("sessions", "--format", "jsonl"))["turns"] == 3
+    text = told("session", "session-of-claude")
+    assert "main > agent-1" in text
+    assert "context of the last turn" in text
+    assert json.loads(told("session", "session-of-claude", "--json"))["turns"] == 3
+    assert "more requests" in told("session", "session-of-claude", "--limit", "1")
+    missing = CliRunner().invoke(main, ["session", "nobody", "--url", server.url])
+    assert (missing.exit_code, "no session" in missing.output) == (1, True)
 
 
 def test_codex_says_who_and_what_for(server, upstream):

@@ -14,6 +14,7 @@ from .config import config_commands
 from .logs import logs_commands
 from .run import run_command
 from .serve import serve_command
+from .sessions import session_command, sessions_command
 from .trace import trace_commands
 
 __all__ = ["main"]
@@ -28,5 +29,14 @@ def main() -> None:
     """
 
 
-for _command in (serve_command, run_command, logs_commands, trace_commands, config_commands):
+_COMMANDS = (
+    serve_command,
+    run_command,
+    logs_commands,
+    sessions_command,
+    session_command,
+    trace_commands,
+    config_commands,
+)
+for _command in _COMMANDS:
     main.add_command(_command)

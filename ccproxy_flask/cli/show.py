@@ -126,6 +126,104 @@ def all_input(row: Mapping[str, Any]) -> int | None:
     return sum(known) if known else None
 
 
+SESSION_NAMES = (
+    "began", "client", "turns", "agents", "errors", "minutes", "input", "cached %", "output", "USD",
+    "session", "first words",
+)  # fmt: skip
+SESSION_LESS_NEEDED = ("agents", "input", "minutes", "errors")
+_TURN_NAMES = (
+    "time",
+    "class",
+    "status",
+    "model",
+    "ms",
+    "context",
+    "cached",
+    "output",
+    "USD",
+    "request",
+)
+_TURN_LESS_NEEDED = ("class", "model", "ms", "cached")
+
+
+def session_cells(session: Mapping[str, Any]) -> tuple[object, ...]:
+    """Return the cells of a session, under :data:`SESSION_NAMES`."""
+    hit = session["cache_hit"]
+    return (
+        _short_clock(session["started_at"]),
+        session["client"],
+        session["turns"],
+        session["agents"],
+        session["errors"],
+        round(session["duration_ms"] / 60_000, 1),
+        all_input(session),
+        None if hit is None else round(100 * hit),
+        session["tokens_output"],
+        _decimal(session["cost_usd"]),
+        session["session_id"],
+        session["first_words"],
+    )
+
+
+def session_text(session: Mapping[str, Any], width: int | None) -> str:
+    """Return a session and its agents with their turns as text."""
+    cost = _decimal(session["cost_usd"])
+    said = f"{session['turns']:,} turns, {session['errors']:,} errors"
+    spent = "cost: unknown" if cost is None else f"cost: {money(cost)}"
+    if session["unpriced_requests"]:
+        spent += f" and what {session['unpriced_requests']:,} more cost"
+    client = " ".join(filter(None, (session["client"], session["client_version"])))
+    lines = [f"{session['session_id']} · {client or _UNKNOWN} · {said} · {spent}"]
+    if session["first_words"]:
+        lines.append(session["first_words"])
+    parts = ["\n".join(map(printable, lines)) + "\n"]
+    for agent in session["tree"]:
+        parts += _agent_texts(agent, width, "")
+    return "\n".join(parts)
+
+
+def _agent_texts(agent: Mapping[str, Any], width: int | None, path: str) -> list[str]:
+    """Return the turns of an agent, and of those that it started; *path* leads to it."""
+    path += f" > {agent['agent_id']}" if agent["agent_id"] else "main"
+    cells = [_turn_cells(turn, short=width is not None) for turn in agent["turns"]]
+    found = [f"{printable(path)}\n{table(_TURN_NAMES, cells, width, _TURN_LESS_NEEDED)}"]
+    if shares := _context_line(agent["turns"]):
+        found[0] += shares
+    for each in agent["agents"]:
+        found += _agent_texts(each, width, path)
+    return found
+
+
+def _turn_cells(turn: Mapping[str, Any], *, short: bool) -> tuple[object, ...]:
+    return (
+        _short_clock(turn["timestamp"]) if short else _clock(turn["timestamp"]),
+        turn["request_class"],
+        turn["status_code"],
+        turn["model"],
+        _whole(turn["duration_ms"]),
+        turn["context_tokens"],
+        turn["cache_read_tokens"],
+        turn["tokens_output"],
+        _decimal(turn["cost_usd"]),
+        turn["request_id"],
+    )
+
+
+def _context_line(turns: Sequence[Mapping[str, Any]]) -> str:
+    """Return what the context of the last turn is made of, the largest part first."""
+    known = [turn for turn in turns if turn["context"] and turn["context_tokens"]]
+    if not known:
+        return ""
+    context, whole = known[-1]["context"], known[-1]["context_tokens"]
+    parts = {name.replace("_", " "): size for name, size in context.items() if name != "tools"}
+    parts |= {
+        f"tools of {name}" if name else "tools": size for name, size in context["tools"].items()
+    }
+    largest = sorted(parts.items(), key=lambda part: -part[1])
+    shown = (f"{name} {size / whole:.0%}" for name, size in largest if size)
+    return printable("context of the last turn: " + ", ".join(shown)) + "\n"
+
+
 def event_line(event: Mapping[str, Any]) -> str:
     """Return the line of a `request_…` event of the stream."""
     row = event.get("data") or {}

@@ -16,6 +16,7 @@ from ccproxy_flask.usage.decode import Decoder, Undecodable
 
 from . import conversation
 from .coding import decoded, way_of
+from .context import context_of
 from .day_file import Exchange
 from .pieces import cut
 from .secrets import Span, secret_spans, stream_spans, take_out
@@ -79,8 +80,12 @@ def assembled(raw: RawExchange, are_new: AreNew) -> Exchange:
         "request": request.facts,
         "response": response.facts | {"streams": streams},
     }
+    api = head.get("api", "other")
+    asked = conversation.parsed_request(api, as_json(request.said))
+    facts["context"] = context_of(asked)
     session_id = raw.end.get("session_id")
-    texts = _texts(head.get("api", "other"), request, response, streams, are_new)
+    said = answer_of(api, response.said, streams)
+    texts = _texts(asked, said, request, are_new)
     return Exchange(
         head["request_id"],
         head["at"],
@@ -219,14 +224,12 @@ def _facts(raw: RawExchange, credentials: Credentials) -> dict[str, Any]:
 
 
 def _texts(
-    api: str, request: _Body, response: _Body, streams: bool, are_new: AreNew
+    asked: dict[str, Any], answer: dict[str, Any] | None, request: _Body, are_new: AreNew
 ) -> list[tuple[str, str]]:
     """Return the words that this exchange brought: the answer, and the request's new parts."""
-    said = conversation.parsed_request(api, as_json(request.said))
     known = zip(request.pieces, are_new(request.pieces), strict=True)
     new = b"".join(piece for piece, is_new in known if is_new)
-    answer = answer_of(api, response.said, streams)
-    return list(_brought(conversation.texts_of(said, answer), new))
+    return list(_brought(conversation.texts_of(asked, answer), new))
 
 
 def _brought(texts: Iterable[tuple[str, str]], new: bytes) -> Iterator[tuple[str, str]]:

@@ -216,6 +216,12 @@ class DayFile:
             raise Damaged(f"{request_id} in {self.path.name} is damaged: {error}") from error
         return Exchange(row[0], row[1], row[2], facts, request, response, times)
 
+    def facts(self, request_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """Return the facts of those of the exchanges that are here, by request id."""
+        asked = "SELECT request_id, facts FROM exchange WHERE request_id = ?"
+        rows = (self._db.execute(asked, (each,)).fetchone() for each in request_ids)
+        return {row[0]: orjson.loads(_unpack_plain(row[1])) for row in rows if row is not None}
+
     def session(self, session_id: str) -> list[str]:
         """Return the ids of the requests of a session, in order."""
         asked = "SELECT request_id FROM exchange WHERE session_id = ? ORDER BY at, id"

@@ -11,9 +11,12 @@ from ccproxy_flask.errors import ContentNotKept
 from . import view
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from .day_file import Exchange
     from .store import ContentStore
 
+_MOST_FIRST_WORDS = 10_000
 RAW = ("request", "response", "events")
 """What of an exchange can be had besides the whole, parsed."""
 
@@ -24,6 +27,7 @@ class ContentQuestions:
 
     def __init__(self, store: ContentStore) -> None:
         self._store = store
+        self._first_words: dict[str, str | None] = {}
 
     def content(self, request_id: str, raw: str | None = None) -> bytes:
         """Return an exchange parsed, or one of :data:`RAW` of it."""
@@ -39,6 +43,22 @@ class ContentQuestions:
         exchange = self._exchange(request_id)
         before = self._previous(exchange) if other == "previous" else self._exchange(other)
         return orjson.dumps(view.compared(before, exchange))
+
+    def contexts(self, request_ids: Iterable[str]) -> dict[str, Any]:
+        """Return what the contexts of requests are made of (:mod:`.context`), by request id."""
+        found = self._store.facts(request_ids)
+        return {request_id: facts.get("context") for request_id, facts in found.items()}
+
+    def first_words(self, request_id: str) -> str | None:
+        """Return how the person began the conversation that a request carries; None: not kept."""
+        if request_id not in self._first_words:
+            exchange = self._store.exchange(request_id)
+            if exchange is None:
+                return None
+            if len(self._first_words) >= _MOST_FIRST_WORDS:
+                self._first_words.clear()
+            self._first_words[request_id] = view.first_words(exchange)
+        return self._first_words[request_id]
 
     def search(self, question: str, limit: int) -> bytes:
         """Return where all words of *question* were said, newest first: ``{"results": [...]}``."""

@@ -12,14 +12,14 @@ import re
 import sqlite3
 import threading
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import structlog
 
 from .day_file import DayFile, Exchange, is_damage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
 log = structlog.get_logger(__name__)
@@ -165,6 +165,19 @@ class ContentStore:
                 if file is not None and (found := file.exchange(request_id)) is not None:
                     return found
         return None
+
+    def facts(self, request_ids: Iterable[str]) -> dict[str, dict[str, Any]]:
+        """Return the facts of those of the exchanges that are kept, by request id."""
+        by_day: dict[str, list[str]] = {}
+        for request_id in request_ids:
+            if _REQUEST_ID.fullmatch(request_id):
+                by_day.setdefault(_day_of(request_id), []).append(request_id)
+        found: dict[str, dict[str, Any]] = {}
+        for day, some in by_day.items():
+            for path, _, _ in self._files(day):
+                with _reading(path) as file:
+                    found |= file.facts(some) if file is not None else {}
+        return found
 
     def has(self, request_id: str) -> bool:
         """True where the exchange is kept."""

@@ -6,6 +6,7 @@ import hashlib
 from bisect import bisect_left
 from typing import TYPE_CHECKING, Any, Literal
 
+from . import context
 from .assembly import answer_of, as_json, events_of
 from .coding import compressed, decoded
 from .conversation import parsed_request, texts_of
@@ -73,6 +74,12 @@ def content(exchange: Exchange) -> Json:
         "answer": answer_of(api, response, facts["response"]["streams"]),
         "error": _error(response, facts),
     }
+
+
+def first_words(exchange: Exchange) -> str | None:
+    """Return how the person began the conversation that a request carries."""
+    api = exchange.facts.get("api", "other")
+    return context.first_words(parsed_request(api, as_json(said(exchange, "request"))))
 
 
 def _error(response: bytes, facts: Json) -> object:

@@ -19,7 +19,18 @@ from ccproxy_flask.access import COOKIE
 from ccproxy_flask.filters import Filter, LogFilter
 from ccproxy_flask.filters.values import Text
 
-from .parameters import Analytics, Content, Diff, Entries, Export, Query, Search, Sql
+from .parameters import (
+    Analytics,
+    Content,
+    Diff,
+    Entries,
+    Export,
+    Query,
+    Search,
+    Session,
+    Sessions,
+    Sql,
+)
 from .schemas import Schema, reference, schemas
 
 if TYPE_CHECKING:
@@ -33,6 +44,7 @@ _TAKES: dict[str, type[LogFilter]] = {
     "query": Query,
     "analytics": Analytics,
     "export": Export,
+    "sessions": Sessions,
     "stream": LogFilter,
 }
 _STATEMENTS = {
@@ -62,6 +74,15 @@ _LINKS: dict[str, dict[str, Any]] = {
     "entries_one": {
         "operationId": "entry",
         "parameters": {"request_id": "$response.body#/entries/0/request_id"},
+    },
+    "sessions_one": {
+        "operationId": "session",
+        "parameters": {"session_id": "$response.body#/sessions/0/session_id"},
+    },
+    "sessions_next": {
+        "operationId": "sessions",
+        "parameters": {"cursor": "$response.body#/next_cursor"},
+        "description": "Where there are more",
     },
     "query_one": {
         "operationId": "entry",
@@ -103,6 +124,8 @@ def _paths() -> dict[str, Any]:
         "/logs/search": {"get": _search()},
         "/logs/query": {"get": _rows("query", "Records, newest first, page after page", "Query")},
         "/logs/analytics": {"get": _rows("analytics", "Figures over a time", "Analytics")},
+        "/logs/sessions": {"get": _rows("sessions", "Sessions with their totals", "Sessions")},
+        "/logs/sessions/{session_id}": {"get": _one_session()},
         "/logs/export": {"get": _export()},
         "/logs/stream": {"get": _stream()},
         "/logs/status": {"get": _operation("status", "How recording does", reference("Status"))},
@@ -171,6 +194,13 @@ def _one_entry() -> dict[str, Any]:
     parameter["schema"] = TypeAdapter(Text).json_schema()
     operation = _operation("entry", "One record", reference("Row"))
     return operation | {"parameters": [parameter]}
+
+
+def _one_session() -> dict[str, Any]:
+    parameter = {"name": "session_id", "in": "path", "required": True}
+    parameter["schema"] = TypeAdapter(Text).json_schema()
+    operation = _operation("session", "One session and its turns", reference("SessionTurns"))
+    return operation | {"parameters": [parameter, *_parameters(Session)]}
 
 
 def _of_entry(name: str, takes: type[BaseModel], shape: str) -> dict[str, Any]:

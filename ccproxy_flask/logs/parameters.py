@@ -23,6 +23,8 @@ from ccproxy_flask.errors import CcproxyError, InvalidParameter
 from ccproxy_flask.filters import LogFilter, query_formats
 from ccproxy_flask.filters.values import AS_INTEGER, Column, Flag, Text
 from ccproxy_flask.store.base import MOST_ROWS, Cursor, Page
+from ccproxy_flask.store.sessions import CURSOR as SESSION_CURSOR
+from ccproxy_flask.store.sessions import SessionCursor, SessionOrder, SessionPage
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -85,6 +87,49 @@ class Query(_Rows):
     def after(self) -> Cursor | None:
         """Return where the page before ended."""
         return None if self.cursor is None else Cursor.parse(self.cursor)
+
+
+def _session_cursor(text: str) -> str:
+    SessionCursor.parse(text)
+    return text
+
+
+_SESSION_CURSOR = {"type": "string", "pattern": SESSION_CURSOR.pattern}
+
+
+class Sessions(_Rows):
+    """What ``/logs/sessions`` takes."""
+
+    limit: Annotated[int, Field(ge=1, le=500, description="Sessions"), AS_INTEGER] = 50
+    cursor: Annotated[
+        Annotated[str, AfterValidator(_session_cursor), WithJsonSchema(_SESSION_CURSOR)] | None,
+        Field(description="`next_cursor` of the page before"),
+    ] = None
+    order_by: Annotated[SessionOrder, Field(description="What it is sorted by")] = "last_request_at"
+    order_desc: Annotated[Flag, Field(description="Largest first")] = True
+    hours: Annotated[
+        int, Field(ge=1, le=8784, description="The last hours, without `start_time`"), AS_INTEGER
+    ] = 168
+
+    def meant(self) -> tuple[LogFilter, SessionPage, SessionCursor]:
+        """Return which rows count, which sessions of them are meant, and where these begin."""
+        after = SessionCursor.now() if self.cursor is None else SessionCursor.parse(self.cursor)
+        where = self.where()
+        end = min(where.end_time or after.moment, after.moment)
+        start = where.start_time or max(query_formats.EPOCH, end - timedelta(hours=self.hours))
+        where = where.model_copy(update={"start_time": start, "end_time": end})
+        return where, SessionPage(self.limit, after.offset, self.order_by, self.order_desc), after
+
+
+class Session(BaseModel):
+    """What ``/logs/sessions/<session_id>`` takes."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    limit: Annotated[int, Field(ge=1, le=1000, description="Turns"), AS_INTEGER] = 500
+    offset: Annotated[
+        int, Field(ge=0, le=1_000_000_000, description="Turns to skip"), AS_INTEGER
+    ] = 0
 
 
 class Analytics(_Rows):

@@ -93,13 +93,13 @@ def _unprocessable(error: InvalidParameters) -> Response:
         }
         for one in error.problems
     ]
-    return _json(orjson.dumps({"detail": detail}), 422)
+    return json_response(orjson.dumps({"detail": detail}), 422)
 
 
 @blueprint.errorhandler(QueryRefused)
 def _refused(error: QueryRefused) -> Response:
     detail = [{"type": error.kind, "loc": ["body", "sql"], "msg": str(error), "input": None}]
-    return _json(orjson.dumps({"detail": detail}), 422)
+    return json_response(orjson.dumps({"detail": detail}), 422)
 
 
 @blueprint.errorhandler(StoreUnavailable)
@@ -118,7 +118,7 @@ def _reason(error: StoreUnavailable) -> str:
 @blueprint.get("/entries")
 def entries() -> Response:
     """One page of rows in any order (SPEC §5)."""
-    store = _store()
+    store = current_store()
     asked = read(Entries, request.args)
     page = asked.page()
     found = store.entries(asked.where(), page)
@@ -133,13 +133,13 @@ def entries() -> Response:
         "total_pages": -(-found.total_count // page.limit),
         "backend": _settings().observability.log_storage_backend,
     }
-    return _rows("entries", found.text, facts)
+    return rows_response("entries", found.text, facts)
 
 
 @blueprint.get("/entries/<request_id>")
 def entry(request_id: str) -> Response:
     """One row."""
-    store = _store()
+    store = current_store()
     no_parameters(request.args)
     try:
         found = store.entries(LogFilter(request_id=request_id), Page(limit=1))
@@ -147,13 +147,13 @@ def entry(request_id: str) -> Response:
         found = None
     if found is None or not found.total_count:
         return error_response(404, "not_found", "There is no record with this request id.")
-    return _json(found.text[1:-1])
+    return json_response(found.text[1:-1])
 
 
 @blueprint.get("/analytics")
 def analytics() -> Response:
     """Figures over a time, from one scan of the table (SPEC §5)."""
-    store = _store()
+    store = current_store()
     asked = read(Analytics, request.args)
     where = asked.where()
     now = time.time()
@@ -172,13 +172,13 @@ def analytics() -> Response:
             "hours": asked.hours,
         },
     }
-    return _json(found[:-1] + b"," + orjson.dumps(facts)[1:])
+    return json_response(found[:-1] + b"," + orjson.dumps(facts)[1:])
 
 
 @blueprint.get("/export")
 def export() -> Response:
     """All rows as a file (SPEC §5), passed on as the recorder makes it."""
-    store = _store()
+    store = current_store()
     asked = read(Export, request.args)
     form = asked.format
     pieces = store.export(asked.where(), form)
@@ -193,25 +193,25 @@ def export() -> Response:
 @blueprint.post("/sql")
 def sql() -> Response:
     """The answer to one SELECT of the operator's (SPEC §5)."""
-    store = _store()
+    store = current_store()
     no_parameters(request.args)
     if (request.content_length or 0) > _LONGEST_BODY:
         return error_response(413, "too_large", f"At most {_LONGEST_BODY} bytes.")
     asked = read_sql(request.stream.read(_LONGEST_BODY))
-    return _json(store.sql(asked.sql, asked.limit))
+    return json_response(store.sql(asked.sql, asked.limit))
 
 
 @blueprint.get("/openapi.json")
 def openapi() -> Response:
     """The description of this API for programs (OpenAPI 3.1)."""
     no_parameters(request.args)
-    return _json(document(auth_token() is not None))
+    return json_response(document(auth_token() is not None))
 
 
 @blueprint.get("/query")
 def query() -> Response:
     """The newest rows, and from there on back (SPEC §5)."""
-    store = _store()
+    store = current_store()
     asked = read(Query, request.args)
     found = store.query(asked.where(), asked.limit, asked.after())
     facts = {
@@ -227,13 +227,13 @@ def query() -> Response:
         "next_cursor": found.next_cursor,
         "has_more": found.next_cursor is not None,
     }
-    return _rows("results", found.text, facts)
+    return rows_response("results", found.text, facts)
 
 
 @blueprint.post("/reset")
 def reset() -> Response:
     """Delete all rows (SPEC §5)."""
-    store = _store()
+    store = current_store()
     no_parameters(request.args)
     store.reset()
     answer = {
@@ -242,7 +242,7 @@ def reset() -> Response:
         "timestamp": time.time(),
         "backend": _settings().observability.log_storage_backend,
     }
-    return _json(orjson.dumps(answer))
+    return json_response(orjson.dumps(answer))
 
 
 @blueprint.get("/status")
@@ -253,7 +253,7 @@ def status() -> Response:
     collecting = current_app.extensions["ccproxy.journal"] is not None
     ledgers = read_ledgers(settings.journal_directory) if collecting else []
     try:
-        found = _facts_of(_store().status(), ledgers)
+        found = _facts_of(current_store().status(), ledgers)
     except StoreUnavailable as error:
         found = _facts_without_store(settings, _reason(error), ledgers)
     shown = {
@@ -265,7 +265,7 @@ def status() -> Response:
         "metrics_trouble": multiprocess_values.trouble(),
         "version": __version__,
     }
-    return _json(orjson.dumps(found | shown))
+    return json_response(orjson.dumps(found | shown))
 
 
 def _facts_of(known: StoreStatus, ledgers: list[FoundLedger]) -> dict[str, Any]:
@@ -325,12 +325,13 @@ def _as_given(text: str | None) -> float | str | None:
     return float(text) if text is not None and query_formats.NUMBER.fullmatch(text) else text
 
 
-def _rows(name: str, rows: bytes, facts: dict[str, Any]) -> Response:
+def rows_response(name: str, rows: bytes, facts: dict[str, Any]) -> Response:
     """Answer with *rows*, the text of a JSON array, under *name*, and *facts* beside it."""
-    return _json(b'{"' + name.encode() + b'":' + rows + b"," + orjson.dumps(facts)[1:])
+    return json_response(b'{"' + name.encode() + b'":' + rows + b"," + orjson.dumps(facts)[1:])
 
 
-def _json(body: bytes, code: int = 200) -> Response:
+def json_response(body: bytes, code: int = 200) -> Response:
+    """Answer with *body*, which is JSON."""
     return Response(body, code, mimetype="application/json")
 
 
@@ -339,7 +340,8 @@ def _settings() -> Settings:
     return settings
 
 
-def _store() -> Store:
+def current_store() -> Store:
+    """Return where to ask for records. Raises StoreUnavailable."""
     store: Store | None = current_app.extensions["ccproxy.store"]
     if store is None:
         raise StoreUnavailable(COLLECTION_OFF, _DISABLED_RETRY_SECONDS)

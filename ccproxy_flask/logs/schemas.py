@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from datetime import datetime
 from decimal import Decimal
-from typing import Any
+from typing import Any, get_args
 
 from ccproxy_flask.errors import ERROR_TYPES
 from ccproxy_flask.record import COLUMN_TYPES, COLUMNS
 from ccproxy_flask.store.analytics import NAMES
+from ccproxy_flask.store.sessions import TURN_COLUMNS, SessionOrder
 from ccproxy_flask.totals import FIGURES, Figure, Totals
 
 Schema = dict[str, Any]
@@ -52,6 +53,11 @@ def schemas() -> dict[str, Schema]:
         "SqlAnswer": _sql_answer(),
         "StreamEvent": _stream_event(),
         "Event": _event(),
+        "Session": _object(_session()),
+        "Sessions": _sessions(),
+        "SessionTurns": _session_turns(),
+        "Agent": _agent(),
+        "Context": _context(),
         "Content": _content(),
         "Difference": _difference(),
         "Found": _found(),
@@ -165,6 +171,57 @@ def _figure(figure: Figure, null: bool) -> Schema:
         return _PERCENT
     shape = _AMOUNT if figure.unit == "ms" else {"type": "number"}
     return shape | {"type": ["number", "null"]} if null else shape
+
+
+def _session() -> dict[str, Schema]:
+    tokens = ("tokens_input", "tokens_output", "cache_read_tokens", "cache_write_tokens")
+    return {
+        "session_id": _TEXT,
+        **_fields(_TEXT_OR_NULL, "client", "client_version", "user_id"),
+        **_fields(_list(_TEXT), "providers", "models"),
+        **_fields(_TIME, "started_at", "last_request_at"),
+        "duration_ms": {"type": "number"},
+        **_fields(_COUNT, "requests", "turns", "agents", "errors"),
+        "cost_usd": {"type": ["number", "null"]},
+        "unpriced_requests": _COUNT,
+        **_fields(_INTEGER, *tokens, "tokens_all"),
+        "cache_hit": {"type": ["number", "null"]},
+        "first_words": _TEXT_OR_NULL,
+    }
+
+
+def _sessions() -> Schema:
+    return _object(
+        {
+            "sessions": _list(reference("Session")),
+            **_fields(_COUNT, "total_count", "limit", "hours"),
+            "order_by": {"type": "string", "enum": list(get_args(SessionOrder))},
+            "order_desc": _FLAG,
+            "next_cursor": _TEXT_OR_NULL,
+            "has_more": _FLAG,
+        }
+    )
+
+
+def _session_turns() -> Schema:
+    counts = _fields(_COUNT, "total_count", "limit", "offset")
+    return _object(_session() | {"tree": _list(reference("Agent"))} | counts)
+
+
+def _agent() -> Schema:
+    row = _row()["properties"]
+    turn = {name: row[name] for name in TURN_COLUMNS}
+    turn |= {"context_tokens": _INTEGER | {"type": ["integer", "null"]}}
+    turn |= {"context": {"anyOf": [reference("Context"), {"type": "null"}]}}
+    return _object(
+        _fields(_TEXT_OR_NULL, "agent_id", "parent_agent_id")
+        | {"turns": _list(_object(turn)), "agents": _list(reference("Agent"))}
+    )
+
+
+def _context() -> Schema:
+    parts = ("system", "messages", "tool_results", "thinking", "media")
+    return _object(_fields(_INTEGER, *parts) | {"tools": _named(_INTEGER)})
 
 
 def _summary() -> dict[str, Schema]:

@@ -14,7 +14,7 @@ from ccproxy_flask.errors import StoreUnavailable
 from .content_rows import UNREADABLE, ContentRows
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from ccproxy_flask.settings import Settings
     from ccproxy_flask.store.base import RecordingStore
@@ -78,6 +78,22 @@ class ContentKeeping:
             return self.rows.step(rows)
         except UNREADABLE:
             return 0  # nobody knows what is kept: later
+
+    def contexts(self, request_ids: Iterable[str]) -> dict[str, Any]:
+        """Return what the contexts of requests are made of, as far as that is kept."""
+        try:
+            return self._questions.contexts(request_ids)
+        except UNREADABLE as error:
+            log.warning("content_not_read", reason=str(error))
+            return {}
+
+    def first_words(self, request_id: str | None) -> str | None:
+        """Return how the person began the conversation that a request carries; None: not kept."""
+        try:
+            return self._questions.first_words(request_id) if request_id is not None else None
+        except UNREADABLE as error:
+            log.warning("content_not_read", reason=str(error))
+            return None
 
     def status(self) -> dict[str, int]:
         """Return how many bytes are kept, and how many wait to be. Raises OSError."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 from collections import Counter
@@ -16,6 +17,8 @@ from ccproxy_flask.journal.reader import read_lines, read_rest
 from ccproxy_flask.journal.segments import Segment, by_worker, is_alive, list_segments
 from ccproxy_flask.record import RequestRecord, to_json
 from ccproxy_flask.store.base import CommittedOffset, RowsRefused
+
+from .chains import Chains
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -177,6 +180,7 @@ class Ingest:
         self._keep_seconds = keep_seconds
         self.kept_content: list[str] = []
         """The requests of stored rows that say that their content is kept; for who takes them."""
+        self._chains = Chains(store.conversations)
         self._positions: dict[str, int] = {}
         self._unmarked: set[str] = set()
         """Segments whose position the store does not know: there was no row to store with it."""
@@ -319,6 +323,9 @@ class Ingest:
 
     def _keep(self, parts: list[_Slice]) -> None:
         """Store *parts*, and only then remember that they are."""
+        named = iter(self._chains.named([row for part in parts for row in part.rows]))
+        for part in parts:
+            part.rows = list(itertools.islice(named, len(part.rows)))
         rows = [line for part in parts for _, line in part.rows]
         kept = len(rows)
         counts = sum((part.counts for part in parts), Counter[str]())

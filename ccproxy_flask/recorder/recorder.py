@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         RecordingStore,
         StoreStatus,
     )
+    from ccproxy_flask.store.sessions import SessionPage, SessionsPage
     from ccproxy_flask.totals import Totals
 
     from .ingest import Observer
@@ -272,6 +273,10 @@ class Recorder:
     def query(self, where: LogFilter, limit: int, cursor: Cursor | None = None) -> QueryPage:
         """Return up to *limit* rows, newest first, from after *cursor* on."""
         return self._current().query(where, limit, cursor)
+
+    def sessions(self, where: LogFilter, page: SessionPage) -> SessionsPage:
+        """Return one page of the sessions that rows of *where* belong to, with sums over these."""
+        return self._current().sessions(where, page)
 
     def totals(self, where: LogFilter) -> Totals:
         """Return the sums over all rows of *where*."""

@@ -16,6 +16,9 @@ from ccproxy_flask.errors import ContentNotKept, StoreUnavailable
 from ccproxy_flask.metrics import aggregation, multiprocess_values
 from ccproxy_flask.store.base import Cursor, LogFilter, Page, QueryRefused, abandoned
 from ccproxy_flask.store.remote import FACTS_HEADER, LANES, lane_socket
+from ccproxy_flask.store.sessions import SessionPage
+
+from .sessions import Sessions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator
@@ -46,10 +49,13 @@ class Questions:
 
     def __init__(self, store: Store, content: ContentKeeping | None = None) -> None:
         self._store, self._content = store, content
+        self._told = Sessions(store, content)
         self._views: dict[str, Callable[[dict[str, Any]], Answer]] = {
             "/entries": self._entries,
             "/query": self._query,
             "/totals": self._totals,
+            "/sessions": self._sessions,
+            "/session": self._session,
             "/analytics": self._analytics,
             "/sql": self._sql,
             "/status": self._status,
@@ -98,6 +104,15 @@ class Questions:
         cursor = Cursor.parse(asked["cursor"]) if asked["cursor"] is not None else None
         found = self._store.query(LogFilter.from_wire(asked["where"]), asked["limit"], cursor)
         return found.text, {"count": found.count, "next_cursor": found.next_cursor}
+
+    def _sessions(self, asked: dict[str, Any]) -> Answer:
+        where = LogFilter.from_wire(asked.pop("where"))
+        found = self._told.page(where, SessionPage(**asked))
+        return found.text, {"total_count": found.total_count}
+
+    def _session(self, asked: dict[str, Any]) -> Answer:
+        found = self._told.session(**asked)
+        return found or b"null", {"found": found is not None}
 
     def _totals(self, asked: dict[str, Any]) -> Answer:
         return orjson.dumps(self._store.totals(LogFilter.from_wire(asked["where"]))), {}

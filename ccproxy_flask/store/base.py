@@ -17,9 +17,11 @@ from ccproxy_flask.filters import LogFilter as LogFilter  # noqa: TC001  asked f
 from ccproxy_flask.record import COLUMNS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 
     from ccproxy_flask.totals import Totals
+
+    from .sessions import SessionPage, SessionsPage
 
 abandoned: ContextVar[Callable[[], bool]] = ContextVar("abandoned", default=lambda: False)
 """Tells whether nobody waits any more for the answer to what is asked; set by who asks."""
@@ -165,6 +167,9 @@ class Store(Protocol):
     def query(self, where: LogFilter, limit: int, cursor: Cursor | None = None) -> QueryPage:
         """Return up to *limit* rows, newest first, from after *cursor* on."""
 
+    def sessions(self, where: LogFilter, page: SessionPage) -> SessionsPage:
+        """Return one page of the sessions that rows of *where* belong to, with sums over these."""
+
     def totals(self, where: LogFilter) -> Totals:
         """Return the sums over all rows of *where*."""
 
@@ -199,6 +204,10 @@ class ContentSource(Protocol):
 
     def content(self, path: str, **asked: Any) -> bytes:
         """Return the answer to the question *path*. Raises ContentNotKept, StoreUnavailable."""
+
+    def session(self, session_id: str, limit: int, offset: int) -> bytes | None:
+        """Return a session with *limit* of its turns as the text of a JSON object; None: there is
+        none. Docs: docs/logs-api.md."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,6 +249,9 @@ class RecordingStore(Store, Protocol):
     def content_dropped(self, request_ids: Sequence[str]) -> int | None:
         """Let the recent ones of these rows say that their content was dropped; return how many
         did not, None where that is not possible now: try again later."""
+
+    def conversations(self, message_ids: Collection[str]) -> dict[str, str]:
+        """Return the conversations of answers, by *message_ids*, as far as recent rows tell."""
 
     def marks(self) -> dict[str, CommittedOffset]:
         """Return all marks by segment."""

@@ -15,16 +15,18 @@ from ccproxy_flask.totals import Totals, complete
 
 from . import analytics, statements
 from .base import Cursor, EntriesPage, Page, QueryPage
+from .sessions import SessionsPage
 from .statements import number_in
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator, Sequence
+    from collections.abc import Collection, Generator, Iterator, Sequence
     from pathlib import Path
 
     from .analytics import Row
     from .database import Database
     from .parts import Part, Parts
     from .pipes import Pipes
+    from .sessions import SessionPage
 
 EXPORT_SECONDS = 900.0
 """The longest export, the time its reader takes included."""
@@ -134,6 +136,29 @@ class Questions:
         sql = statements.ENTRIES.replace("/*logs*/", self._parts.relation(parts))
         sql = sql.replace("/*where*/", condition).replace("/*order*/", _order(page))
         return cursor.execute(sql, [*values, len(keys)]).fetchall()
+
+    def sessions(self, where: LogFilter, page: SessionPage) -> SessionsPage:
+        """As Store.sessions()."""
+        condition, values = statements.condition(where)
+        direction = "DESC" if page.order_desc else "ASC"
+        order = f"page.{page.order_by} {direction} NULLS LAST, page.session_id {direction}"
+        with self._moment() as cursor:
+            logs = self._parts.relation(self._overlapping(cursor, where))
+            sql = statements.SESSIONS.replace("/*logs*/", logs).replace("/*where*/", condition)
+            sql = sql.replace("/*order*/", order)
+            rows = cursor.execute(sql, [*values, page.limit, page.offset]).fetchall()
+        total = rows[0][2] if rows else 0
+        return SessionsPage(statements.array(rows), total, tuple(row[1] for row in rows))
+
+    def conversations(self, message_ids: Collection[str]) -> dict[str, str]:
+        """As RecordingStore.conversations()."""
+        with self._moment() as cursor:
+            rows = cursor.execute(
+                "SELECT message_id, conversation_id FROM recent_logs "
+                "WHERE message_id IN ? AND conversation_id IS NOT NULL",
+                [list(message_ids)],
+            ).fetchall()
+        return dict(rows)
 
     # -- figures -----------------------------------------------------------------------------------
 

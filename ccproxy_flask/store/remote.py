@@ -6,6 +6,7 @@ Rows pass through unparsed.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import http.client
 import socket
 import threading
@@ -27,10 +28,13 @@ from .base import (
     StoreStatus,
     abandoned,
 )
+from .sessions import SessionsPage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
     from pathlib import Path
+
+    from .sessions import SessionPage
 
 FACTS_HEADER = "x-ccproxy-facts"
 """What there is to say of an answer besides its rows, as JSON."""
@@ -48,7 +52,7 @@ LANES = {"status": 2, "small": 4, "large": 3}
 """The lanes in which questions are answered, so that none waits behind larger ones; and how many
 of each lane are answered beside each other. Others wait for their turn."""
 _ENDINGS = {"status": "stat", "small": "sock", "large": "bulk"}
-_LARGE = frozenset({"/analytics", "/export", "/sql", "/reset"})
+_LARGE = frozenset({"/analytics", "/export", "/sessions", "/session", "/sql", "/reset"})
 _SMALL_PAGE = 1000
 _SMALL_OFFSET = 10_000
 
@@ -97,6 +101,18 @@ class RemoteStore:
         asked = {"where": where.to_wire(), "limit": limit, "cursor": seen}
         text, facts = self._ask("/query", asked)
         return QueryPage(text, facts["count"], facts["next_cursor"])
+
+    def sessions(self, where: LogFilter, page: SessionPage) -> SessionsPage:
+        """Return one page of the sessions that rows of *where* belong to, with sums over these."""
+        asked = {"where": where.to_wire(), **dataclasses.asdict(page)}
+        text, facts = self._ask("/sessions", asked)
+        return SessionsPage(text, facts["total_count"])
+
+    def session(self, session_id: str, limit: int, offset: int) -> bytes | None:
+        """Return a session with its turns as the text of a JSON object; None: there is none."""
+        asked = {"session_id": session_id, "limit": limit, "offset": offset}
+        text, facts = self._ask("/session", asked)
+        return text if facts["found"] else None
 
     def totals(self, where: LogFilter) -> Totals:
         """Return the sums over all rows of *where*."""

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from ccproxy_flask.record import COLUMNS
 from ccproxy_flask.totals import FAILURE_SQL, STORED
+from ccproxy_flask.usage.request_class import GENERATIONS, TURNS
 
 from .schema import COLUMN_SQL
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     import duckdb
 
@@ -38,8 +39,17 @@ def _sql(name: str) -> str:
     return text.replace("/*failure*/", FAILURE_SQL)
 
 
+def _texts(names: Iterable[str]) -> str:
+    return ", ".join(f"'{name}'" for name in sorted(names))
+
+
 ENTRIES = _sql("queries/entries.sql").replace("/*columns*/", SHOWN)
 TOTALS = _sql("queries/totals.sql")
+SESSIONS = (
+    _sql("queries/sessions.sql")
+    .replace("/*turns*/", _texts(TURNS))
+    .replace("/*generations*/", _texts(GENERATIONS))
+)
 ANALYTICS = _sql("queries/analytics.sql")
 ANALYTICS_OF_MANY = _sql("queries/analytics_of_many.sql")
 _SUMS = _sql("queries/sums.sql")

@@ -1,0 +1,76 @@
+"""Conversations of answers that name each other: each row gets the name of its chain.
+
+A request that goes on from an answer names that answer alone. Who follows the rows, which come in
+about the order of their time, knows what that one belonged to.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import TYPE_CHECKING
+
+import orjson
+
+from ccproxy_flask.journal.lines import parse
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Mapping
+
+_MOST = 100_000
+# Nothing that a client says can look like this: quotes in JSON's texts are escaped.
+_NAMELESS = b'"conversation_id":null'
+_GOES_ON = b'"previous_message_id":"'
+_NAMED = b'"conversation_id":"'
+_ANSWERED = b'"message_id":"'
+_NO_SESSION = b'"session_id":null'
+
+
+class Chains:
+    """Knows of the newest answers to which chain they belong; *look_up* knows of some others."""
+
+    def __init__(self, look_up: Callable[[Collection[str]], Mapping[str, str]]) -> None:
+        self._look_up = look_up
+        self._known: OrderedDict[str, str] = OrderedDict()
+
+    def named(self, rows: list[tuple[str, bytes]]) -> list[tuple[str, bytes]]:
+        """Return *rows*, (request id, line), with the names of chains where they go on with one.
+
+        Raises StoreUnavailable.
+        """
+        goes_on: dict[str, tuple[str, object]] = {}
+        for request_id, line in rows:
+            if _NAMELESS in line and _GOES_ON in line:
+                fields = parse(line) or {}
+                if isinstance(before := fields.get("previous_message_id"), str):
+                    goes_on[request_id] = before, fields.get("message_id")
+            elif _NO_SESSION in line and _NAMED in line and _ANSWERED in line:
+                fields = parse(line) or {}
+                self._learn(fields.get("message_id"), fields.get("conversation_id"))
+        if not goes_on:
+            return rows
+        names = self._names_of(goes_on)
+        return [(request_id, _with(line, names.get(request_id))) for request_id, line in rows]
+
+    def _names_of(self, goes_on: Mapping[str, tuple[str, object]]) -> dict[str, str]:
+        answers = {answer for _, answer in goes_on.values()}
+        missing = {before for before, _ in goes_on.values()} - self._known.keys() - answers
+        for message_id, name in (self._look_up(missing) if missing else {}).items():
+            self._learn(message_id, name)
+        names = {}
+        for request_id in sorted(goes_on):  # the ids sort by time
+            before, answer = goes_on[request_id]
+            names[request_id] = self._known.get(before, before)
+            self._learn(answer, names[request_id])
+        return names
+
+    def _learn(self, message_id: object, name: object) -> None:
+        if isinstance(message_id, str) and isinstance(name, str):
+            self._known[message_id] = name
+            if len(self._known) > _MOST:
+                self._known.popitem(last=False)
+
+
+def _with(line: bytes, name: str | None) -> bytes:
+    if name is None:
+        return line
+    return line.replace(_NAMELESS, b'"conversation_id":' + orjson.dumps(name), 1)

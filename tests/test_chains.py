@@ -1,0 +1,96 @@
+"""Conversations made of answers that name each other, in the recorder."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from recording_support import make_record
+
+from ccproxy_flask.journal.lines import record_line
+from ccproxy_flask.recorder.chains import Chains
+from ccproxy_flask.recorder.sessions import tree_of
+from ccproxy_flask.store.sessions import TURN_COLUMNS
+
+
+def row(**fields):
+    """Return the request id and the line of a finished request."""
+    record = make_record(**fields)
+    return record.request_id, record_line("end", record).rstrip(b"\n")
+
+
+def names(rows):
+    """Return the conversations of *rows*."""
+    return [json.loads(line)["conversation_id"] for _, line in rows]
+
+
+def test_chains_are_followed_in_any_order():
+    """What came later in the journal, or in another batch, belongs to the same chain."""
+    chains = Chains(lambda ids: {})
+    first = row(message_id="r1", conversation_id="r1")
+    second = row(message_id="r2", previous_message_id="r1")
+    third = row(message_id="r3", previous_message_id="r2")
+    assert names(chains.named([third, second, first])) == ["r1", "r1", "r1"]
+    assert names(chains.named([row(previous_message_id="r3")])) == ["r1"]
+
+
+def test_the_store_is_asked_for_what_is_not_known():
+    """After a start of the recorder, a chain goes on; what nobody knows is named by itself."""
+    asked = []
+
+    def look_up(ids):
+        asked.append(sorted(ids))
+        return {"r7": "r1"}
+
+    chains = Chains(look_up)
+    rows = [row(previous_message_id="r7", message_id="r8"), row(previous_message_id="x")]
+    assert names(chains.named(rows)) == ["r1", "x"]
+    assert names(chains.named([row(previous_message_id="r8")])) == ["r1"]
+    assert asked == [["r7", "x"]]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"conversation_id": "s", "session_id": "s", "message_id": "m"},
+        {"error_message": '"conversation_id":null "previous_message_id":"x"'},
+        {},
+    ],
+)
+def test_other_rows_stay_as_they_are(fields):
+    """A row with a session, or without an answer before it, is untouched, whatever it says."""
+    rows = [row(**fields)]
+    assert Chains(lambda _ids: pytest.fail("asked")).named(rows) == rows
+
+
+def test_a_damaged_line_stays_as_it_is():
+    """What only looks like such a row does not stop the others."""
+    damaged = ("1", b'{"event":"end","conversation_id":null,"previous_message_id":"x')
+    assert Chains(lambda _ids: {}).named([damaged]) == [damaged]
+
+
+def turn(agent=None, parent=None):
+    """Return a row of a session."""
+    return dict.fromkeys([*TURN_COLUMNS, "agent_id", "parent_agent_id"]) | {
+        "agent_id": agent,
+        "parent_agent_id": parent,
+    }
+
+
+def shape(agents):
+    """Return a tree as nested dictionaries of agent ids."""
+    return {agent["agent_id"]: shape(agent["agents"]) for agent in agents}
+
+
+def test_agents_are_a_tree():
+    """Agents stand below who started them, whatever order their turns have."""
+    rows = [turn("c", "b"), turn(), turn("b"), turn("a"), turn("d", "gone")]
+    assert shape(tree_of(rows, {})) == {None: {"b": {"c": {}}, "a": {}}, "d": {}}
+    assert shape(tree_of([turn("a"), turn("b", "a")], {})) == {"a": {"b": {}}}
+
+
+def test_agents_in_a_circle_are_all_shown():
+    """What clients say can be wrong: no agent is lost, and nothing runs for ever."""
+    rows = [turn("a", "b"), turn("b", "a"), turn("c", "c"), turn("d", "a")]
+    tree = tree_of(rows, {})
+    assert sorted(str(shape(tree)).count(f"'{name}'") for name in "abcd") == [1, 1, 1, 1]
