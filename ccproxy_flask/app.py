@@ -17,7 +17,7 @@ import structlog
 from flask import Flask
 from flask.cli import run_command
 
-from . import __version__, dashboard, logging, logs, metrics, pages, request_context, serving
+from . import __version__, dashboard, logging, logs, metrics, pages, request_context
 from .capture import CaptureFactory, ConsoleTracer, FileTracer, QueuedTracer
 from .content.handover import Handover
 from .folders import make_private
@@ -33,6 +33,7 @@ from .proxy.secrecy import Secrecy
 from .proxy.timing import timing
 from .proxy.upstream import make_transport
 from .recorder.supervisor import Supervisor
+from .server import middleware
 from .settings import Settings, handover
 from .store.remote import RemoteStore
 
@@ -184,8 +185,8 @@ def create_app(
     _register_pages(app, settings)
     proxy.init_app(app, _proxy_deps(components, [*_observers(components), *observers]))
     if settings.security.trusted_proxies:
-        app.wsgi_app = serving.BehindProxies(app.wsgi_app, settings.security.trusted_proxies)  # type: ignore[method-assign]  # Flask's documented way
-    app.wsgi_app = serving.GunicornMiddleware(app.wsgi_app)  # type: ignore[method-assign]  # Flask's documented way
+        app.wsgi_app = middleware.BehindProxies(app.wsgi_app, settings.security.trusted_proxies)  # type: ignore[method-assign]  # Flask's documented way
+    app.wsgi_app = middleware.GunicornMiddleware(app.wsgi_app)  # type: ignore[method-assign]  # Flask's documented way
     components.maintain()
     if settings.recording and _is_flask_run():
         components.start_recorder()

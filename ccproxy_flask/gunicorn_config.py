@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import gevent
 
-from . import metrics_folders, serving
+from . import metrics_folders
 from .banner import banner
 from .errors import SettingsError
 from .listening import CannotListen, refuse_taken
 from .recorder.supervisor import Supervisor
+from .server import client_connections, middleware
 from .settings import (
     handover,
     has_operator_pages,
@@ -201,16 +202,16 @@ def post_worker_init(worker: Any) -> None:
     from . import request_context  # noqa: PLC0415  after the patching
     from .proxy.refusal import error_answers  # noqa: PLC0415  after the patching
 
-    serving.install()
+    middleware.install()
     _settle(worker.cfg)
     limit = worker.cfg.worker_connections
-    serving.connections.room = limit - max(1, limit // _ROOM_PART)
+    client_connections.connections.room = limit - max(1, limit // _ROOM_PART)
     # A page that is rendered for the first time keeps nobody waiting.
     for name in worker.wsgi.jinja_env.list_templates():
         worker.wsgi.jinja_env.get_template(name)
-    worker.handle = serving.connections.watched(worker.handle)
+    worker.handle = client_connections.connections.watched(worker.handle)
     hub: Any = gevent.get_hub()
-    hub.handle_error = serving.AcceptErrors(hub.handle_error)
+    hub.handle_error = client_connections.AcceptErrors(hub.handle_error)
     worker.handle_error = error_answers(
         worker.cfg, worker.wsgi.extensions[request_context.EXTENSION]
     )
@@ -235,12 +236,12 @@ def _end_with(worker: Any, components: Any) -> None:
     patience = components.settings.proxy.timeout_client_seconds
     while worker.alive:
         time.sleep(0.1)
-        serving.connections.end_silent(patience)
+        client_connections.connections.end_silent(patience)
     components.stop_watching()
-    serving.connections.stop()
+    client_connections.connections.stop()
     while True:  # until the process ends: new ones come in for another second
         time.sleep(_ASK_SECONDS)
-        serving.connections.end_silent(_ASK_SECONDS)
+        client_connections.connections.end_silent(_ASK_SECONDS)
 
 
 def pre_request(_worker: Any, _request: Any) -> None:
@@ -251,8 +252,8 @@ def post_request(_worker: Any, _request: Any, environ: dict[str, Any], _response
     """End the connection in peace where the request is not read to its end; else it is idle."""
     sock = environ.get("gunicorn.socket")
     if sock is not None:
-        serving.linger(environ, sock)
-        serving.connections.end(sock)
+        middleware.linger(environ, sock)
+        client_connections.connections.end(sock)
 
 
 def worker_exit(_server: Any, worker: Any) -> None:

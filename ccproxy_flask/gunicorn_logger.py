@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from gunicorn import glogging
 
-from . import redact, serving
+from . import redact
+from .server import middleware
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -26,14 +27,14 @@ class RedactingLogger(glogging.Logger):  # type: ignore[misc]  # gunicorn is unt
         """Return what a format of the access log can show of a request."""
         found = super().atoms(resp, req, environ, request_time)
         kept = {name: value for name, value in found.items() if name in _KEPT}
-        path, query = serving.raw_target(environ)
+        path, query = middleware.raw_target(environ)
         path, shown = redact.kept_path(path), redact.kept_query(query)
         method = redact.kept_method(environ["REQUEST_METHOD"])
         target = f"{path}?{shown}" if shown else path
         kept |= {"m": method, "U": path, "q": shown or "", "u": "-", "f": "-"}
         kept["r"] = f"{method} {target} {environ['SERVER_PROTOCOL']}"
         kept["a"] = redact.kept_agent(environ.get("HTTP_USER_AGENT")) or "-"
-        return kept | _shown("i", serving.request_headers(environ)) | _shown("o", resp.headers)
+        return kept | _shown("i", middleware.request_headers(environ)) | _shown("o", resp.headers)
 
     def _get_user(self, environ: Any) -> str:  # noqa: ARG002  gunicorn's signature
         return "-"

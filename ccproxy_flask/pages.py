@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from flask import Blueprint, Flask, Response, current_app, redirect, request
 
-from . import __version__, access, redact, request_context, serving
+from . import __version__, access, redact, request_context
 from .errors import StoreUnavailable
 from .metrics.scrape import pieces
+from .server import middleware, request_parser
 
 if TYPE_CHECKING:
     from werkzeug.exceptions import HTTPException, MethodNotAllowed
@@ -33,7 +34,7 @@ def init_app(app: Flask) -> None:
     app.after_request(access.harden)
     app.register_error_handler(404, _not_found)
     app.register_error_handler(405, _method_not_allowed)
-    app.register_error_handler(serving.ParseException, _malformed)
+    app.register_error_handler(request_parser.ParseException, _malformed)
     app.register_error_handler(500, _defect)
 
 
@@ -87,7 +88,7 @@ def _method_not_allowed(error: MethodNotAllowed) -> Response:
 
 
 def _malformed(_error: Exception) -> Response:
-    serving.close_after_answer(request.environ)
+    middleware.close_after_answer(request.environ)
     return access.error_response(400, "bad_request", "The request body is malformed.")
 
 

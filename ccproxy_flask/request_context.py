@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 import structlog
 from flask import Blueprint, Flask, Response, current_app, g, request
 
-from . import redact, serving
+from . import redact
 from .credentials import Credentials
 from .record import COLUMNS, DURATIONS, RequestRecord, new_request_id
+from .server import middleware
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -291,7 +292,7 @@ def begin(environ: WSGIEnvironment, sinks: Sinks, **more: Any) -> RequestContext
     *more* are further fields of its record, and ``stored``: whether that is kept. Whoever begins
     a trace that is stored calls its ``start()`` when it knows the first facts.
     """
-    path, query = serving.raw_target(environ)
+    path, query = middleware.raw_target(environ)
     begun = open_trace(
         sinks,
         environ["REQUEST_METHOD"],

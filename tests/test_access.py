@@ -10,7 +10,7 @@ from flask import Blueprint, Flask
 
 from ccproxy_flask import access, dashboard, request_context
 from ccproxy_flask.access import LoginThrottle, host_allowed
-from ccproxy_flask.serving import BehindProxies
+from ccproxy_flask.server.middleware import BehindProxies
 from ccproxy_flask.settings import Settings
 
 if TYPE_CHECKING:

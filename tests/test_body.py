@@ -17,7 +17,7 @@ from scripted import wait_until
 from ccproxy_flask.errors import BodyTooLarge, ClientDisconnected, RequestTimeout
 from ccproxy_flask.http1 import Chunked, Sized
 from ccproxy_flask.proxy.body import RequestBody
-from ccproxy_flask.serving import BodyReader, MalformedBody
+from ccproxy_flask.server.request_parser import BodyReader, MalformedBody
 
 IN_CHUNKS = b"5\r\nhello\r\n6\r\n world\r\n0\r\nx: y\r\n\r\n"
 NEXT = b"GET / HTTP/1.1\r\n"

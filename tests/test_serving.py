@@ -25,15 +25,11 @@ from gunicorn.http.message import Request
 from gunicorn.http.unreader import IterUnreader
 from scripted import wait_until
 
-from ccproxy_flask.serving import (
-    ClientConnections,
-    MalformedBody,
-    PlainRequest,
-    has_left,
-    raw_target,
-    request_headers,
-    send_all,
-)
+from ccproxy_flask.server.client_connections import ClientConnections
+from ccproxy_flask.server.middleware import raw_target, request_headers
+from ccproxy_flask.server.request_parser import MalformedBody, PlainRequest
+from ccproxy_flask.server.response_writer import answer_past_wsgi
+from ccproxy_flask.server.sockets import has_left, send_all
 
 
 @pytest.fixture
@@ -332,3 +328,16 @@ def test_server_can_be_stopped_while_its_workers_start(tmp_path, seconds):
         time.sleep(seconds)  # for different points of the workers' start
         assert server.stop(15) == 0
     assert "Traceback" not in server.log_path.read_text()
+
+
+def test_answer_past_wsgi_is_whole_and_the_last():
+    """An answer that no WSGI writer makes says its length, and that the connection ends."""
+    here, there = socket.socketpair()
+    with here, there:
+        answer_past_wsgi(here, 431, [("X-One", "é")], b"{}")
+        here.shutdown(socket.SHUT_WR)
+        found = there.makefile("rb").read()
+    assert found == (
+        b"HTTP/1.1 431 Request Header Fields Too Large\r\nConnection: close\r\nX-One: \xe9\r\n"
+        b"Content-Length: 2\r\n\r\n{}"
+    )

@@ -39,7 +39,10 @@ HOMES = {
         )
     },
     "genai_prices": {"pricing.py"},
-    "gunicorn": {"serving.py", "gunicorn_logger.py"},
+    "gunicorn": {
+        *(f"server/{name}.py" for name in ("middleware", "request_parser", "response_writer")),
+        "gunicorn_logger.py",
+    },
     "prometheus_client": {
         *(f"metrics/{name}.py" for name in ("aggregation", "collectors", "multiprocess_values")),
         *("export/pushgateway.py", "gunicorn_config.py"),

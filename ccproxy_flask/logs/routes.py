@@ -11,7 +11,7 @@ import orjson
 from flask import Blueprint, Response, abort, current_app, request
 from pydantic import ValidationError
 
-from ccproxy_flask import __version__, request_context, serving
+from ccproxy_flask import __version__, request_context
 from ccproxy_flask.access import auth_token, error_response, guard
 from ccproxy_flask.errors import StoreUnavailable
 from ccproxy_flask.filters import LogFilter, query_formats
@@ -19,6 +19,7 @@ from ccproxy_flask.journal.failure import recorder_failure
 from ccproxy_flask.journal.ledger import read_ledgers
 from ccproxy_flask.journal.segments import list_segments
 from ccproxy_flask.metrics import multiprocess_values
+from ccproxy_flask.server import sockets
 from ccproxy_flask.store.analytics import bucket_for
 from ccproxy_flask.store.base import Page, QueryRefused, abandoned
 
@@ -72,8 +73,8 @@ def _refuse_where_off() -> None:
 @blueprint.before_request
 def _notice_hangups() -> None:
     """Let a question end whose client left, instead of being answered to nobody."""
-    sock = serving.client_socket(request.environ)
-    abandoned.set(lambda: sock is not None and serving.has_left(sock))
+    sock = sockets.client_socket(request.environ)
+    abandoned.set(lambda: sock is not None and sockets.has_left(sock))
 
 
 @blueprint.after_request

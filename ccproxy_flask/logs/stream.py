@@ -22,12 +22,12 @@ from typing import TYPE_CHECKING, Any
 import orjson
 from flask import Response, current_app, request
 
-from ccproxy_flask import serving
 from ccproxy_flask.errors import StoreUnavailable
 from ccproxy_flask.filters import LogFilter
 from ccproxy_flask.filters.matching import matches, matches_start
 from ccproxy_flask.journal.events import Event, as_row
 from ccproxy_flask.journal.lines import parse
+from ccproxy_flask.server import sockets
 
 from .parameters import read
 from .routes import COLLECTION_OFF, blueprint
@@ -57,7 +57,7 @@ def stream() -> Response:
     where = read(LogFilter, request.args)
     after = request.headers.get("Last-Event-ID") or None
     subscription = feed.subscribe(WAITING_EVENTS, after, Selection(where))
-    sock = serving.client_socket(request.environ)
+    sock = sockets.client_socket(request.environ)
     answer = Response(Lines(subscription, sock), mimetype="text/event-stream")
     answer.headers["x-accel-buffering"] = "no"  # nginx passes each event on at once
     answer.call_on_close(subscription.close)
@@ -69,7 +69,7 @@ def _end_in_time(subscription: Subscription, sock: Any, answer: Response) -> Non
     """At a stop, do not wait for a reader that does not read."""
     if sock is None:
         return
-    timer = threading.Timer(_LAST_SECONDS, serving.hang_up, (sock,))
+    timer = threading.Timer(_LAST_SECONDS, sockets.hang_up, (sock,))
     timer.daemon = True
     closed = threading.Event()
 
@@ -138,7 +138,7 @@ class Lines:
                 text += b": heartbeat\n" + (b"\n" if found else b"id: %b\n\n" % position.encode())
             if text:
                 yield text
-            elif self._sock is not None and serving.has_left(self._sock):
+            elif self._sock is not None and sockets.has_left(self._sock):
                 return
         yield self._own("disconnect", {"reason": "the server is going away"}, None)
 

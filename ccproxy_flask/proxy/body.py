@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from ..errors import BadRequest, BodyTooLarge, ClientDisconnected, ProxyError, RequestTimeout
-from ..serving import BodyReader
+from ..server.request_parser import BodyReader
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from gevent import monkey
 
-from ..serving import end_reading
+from ..server.sockets import end_reading
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 from flask import Response
 
-from .. import access, redact, request_context, serving
+from .. import access, redact, request_context
 from ..dialects import OTHER, meaning_of
 from ..errors import (
     BadRequest,
@@ -22,6 +22,7 @@ from ..errors import (
     RequestTimeout,
     UpgradeRequired,
 )
+from ..server import middleware, request_parser, response_writer, sockets
 from . import headers as wire
 from .body import RequestBody
 from .observers import Observers, RequestHead, ResponseHead
@@ -64,9 +65,9 @@ class ProxiedRequest:
     ) -> None:
         self._parts, self._context, self._environ = parts, context, environ
         self._method: str = environ["REQUEST_METHOD"]
-        self._headers = serving.request_headers(environ)
+        self._headers = middleware.request_headers(environ)
         self._named = wire.first_values(self._headers)
-        self._path, self._query = serving.raw_target(environ)
+        self._path, self._query = middleware.raw_target(environ)
         self._route: Route | None = None
         self._observers: Observers | None = None
         self._body: RequestBody | None = None
@@ -229,10 +230,10 @@ class ProxiedRequest:
         return self._begun_body(int(length), on_piece)
 
     def _begun_body(self, length: int | None, on_piece: Callable[[bytes], None]) -> RequestBody:
-        source = serving.body_source(self._environ)
+        source = request_parser.body_source(self._environ)
         limit = self._parts.settings.proxy.max_body_bytes
         body = self._body = RequestBody(source, length, limit, on_piece)
-        sock = serving.client_socket(self._environ)
+        sock = sockets.client_socket(self._environ)
         if sock is not None:
             self._upload = self._parts.watch.watch_upload(sock, body, self._context.start)
         body.begin()
@@ -319,8 +320,8 @@ class ProxiedRequest:
         kept.append(("content-length", str(body.length)))
         return kept
 
-    def _answer_headers(self, answer: UpstreamResponse) -> serving.WireHeaders:
-        headers = serving.WireHeaders(wire.to_client(answer.headers))
+    def _answer_headers(self, answer: UpstreamResponse) -> response_writer.WireHeaders:
+        headers = response_writer.WireHeaders(wire.to_client(answer.headers))
         if not isinstance(self._shown, Everything):
             wire.drop(headers, "content-length")
         if request_context.REQUEST_ID_HEADER in answer.named:  # of another ccproxy behind this one
@@ -343,7 +344,7 @@ class ProxiedRequest:
         if isinstance(error, UpgradeRequired):
             answer.headers["Upgrade"] = "HTTP/1.1"
         if isinstance(error, BadRequest | BodyTooLarge | HeadersTooLarge | RequestTimeout):
-            serving.close_after_answer(self._environ)
+            middleware.close_after_answer(self._environ)
         return self._own(answer, error)
 
     def _meant(self) -> Dialect:
@@ -374,7 +375,7 @@ class ProxiedRequest:
         return answer
 
     def _watch(self, upstream: UpstreamCall) -> None:
-        sock = serving.client_socket(self._environ)
+        sock = sockets.client_socket(self._environ)
         if sock is not None:
             self._watched = self._parts.watch.watch(sock, upstream.cancel)
 
@@ -393,7 +394,7 @@ class ProxiedRequest:
         """Where the answer came before the end of the request, let it be the connection's last."""
         upload = self._upstream.upload if self._upstream is not None else None
         if upload is not None and upload.is_alive():
-            serving.close_after_answer(self._environ, upload.join)
+            middleware.close_after_answer(self._environ, upload.join)
 
     def _note_route(self, route: Route) -> None:
         record = self._context.record

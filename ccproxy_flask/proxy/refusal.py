@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from .. import request_context, serving
+from .. import request_context
 from ..dialects import meaning_of
 from ..errors import ProxyError
 from ..record import new_request_id
+from ..server import request_parser, response_writer, sockets
 from .routes import SERVICE_TYPE, is_own_page
 
 if TYPE_CHECKING:
@@ -28,10 +29,10 @@ def error_answers(
     """
 
     def answer(_request: Any, sock: Any, address: Any, error: BaseException) -> None:
-        found = serving.unreadable(error, cfg)
+        found = request_parser.unreadable(error, cfg)
         if found is not None:
             _refuse(*found, sinks, sock, address)
-        elif isinstance(error, ssl.SSLError) or serving.is_broken_body(error):
+        elif isinstance(error, ssl.SSLError) or request_parser.is_broken_body(error):
             # Nobody waits for an answer; the connection is closed behind this.
             log.debug("connection_broken", kind=type(error).__name__)
         else:
@@ -60,7 +61,7 @@ def _refuse(
     with trace:
         trace.start()
         _send(sock, error, method, path, trace.record.request_id)
-    serving.let_go(sock)
+    sockets.let_go(sock)
 
 
 def _report(error: BaseException, sock: Any) -> None:
@@ -79,4 +80,4 @@ def _send(sock: Any, error: ProxyError, method: str, path: str, request_id: str)
     ]
     dialect = meaning_of(method, path, {}).dialect
     body = dialect.error_body(error, request_id) if method != "HEAD" else b""
-    serving.answer_past_wsgi(sock, error.status, headers, body)
+    response_writer.answer_past_wsgi(sock, error.status, headers, body)

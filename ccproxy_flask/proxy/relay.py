@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIEnvironment
 
     from ..request_context import RequestContext
-    from ..serving import WireHeaders
+    from ..server.response_writer import WireHeaders
     from .observers import Observers
     from .upstream import UpstreamResponse
 

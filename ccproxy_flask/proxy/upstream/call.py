@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from gevent import monkey
 
 from ...errors import ClientDisconnected
-from ...serving import hang_up
+from ...server.sockets import hang_up
 from ..headers import first_values
 
 if TYPE_CHECKING:

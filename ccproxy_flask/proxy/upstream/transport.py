@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from ... import http1
 from ...errors import ClientDisconnected, ProxyError, UpstreamBroken, UpstreamTimeout
-from ...serving import hang_up, send_all
+from ...server.sockets import hang_up, send_all
 from .call import READ_SIZE, UpstreamCall, UpstreamResponse
 from .connections import Connections, Origin, origin_of
 
