@@ -38,7 +38,7 @@ HOMES = {
             "upkeep",
         )
     },
-    "genai_prices": {"pricing.py"},
+    "genai_prices": {f"pricing/{name}.py" for name in ("book", "rates", "vendors")},
     "gunicorn": {
         *(f"server/{name}.py" for name in ("middleware", "request_parser", "response_writer")),
         "gunicorn_logger.py",
