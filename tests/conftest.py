@@ -39,6 +39,14 @@ def free_port() -> int:
             return port
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Name a case with long bytes by its argument: compressed bytes hold the time, for one.
+
+    Tests that run beside each other must have the same names in each process (pytest-xdist).
+    """
+    return argname if isinstance(val, bytes) and len(val) > 20 else None
+
+
 @functools.cache
 def hub_watch() -> Path:
     """Return the file in which servers under test say that their hub was held."""
