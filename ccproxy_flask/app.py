@@ -9,6 +9,7 @@ import secrets
 import socket
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,16 @@ import structlog
 from flask import Flask
 from flask.cli import run_command
 
-from . import __version__, dashboard, logging, logs, metrics, pages, request_context
+from . import (
+    __version__,
+    credentials,
+    dashboard,
+    logging,
+    logs,
+    metrics,
+    pages,
+    request_context,
+)
 from .capture import CaptureFactory, ConsoleTracer, FileTracer, QueuedTracer
 from .content.handover import Handover
 from .folders import make_private
@@ -47,6 +57,8 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 _MAINTAIN_SECONDS = 1.0
+_REMEMBER_SECONDS = 60.0
+"""What was made of a client's key is made anew after so long."""
 
 
 class Components:
@@ -128,7 +140,11 @@ class Components:
             threading.Thread(target=self._maintain, daemon=True, name="maintain").start()
 
     def _maintain(self) -> None:
+        forgotten_at = time.monotonic()
         while not self._closing.wait(_MAINTAIN_SECONDS):
+            if time.monotonic() - forgotten_at > _REMEMBER_SECONDS:
+                credentials.forget()
+                forgotten_at = time.monotonic()
             self.metrics.maintain()
             if self.journal is not None:
                 self.journal.maintain()

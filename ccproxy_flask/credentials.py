@@ -18,6 +18,7 @@ import html
 import itertools
 import re
 from functools import lru_cache
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from . import redact
@@ -45,6 +46,7 @@ _SECRET_NAME = re.compile(
     r"auth|key|token|secret|passw|credential|cookie|signature|jwt|session$|^sec-websocket-protocol$"
 )
 _NO_SECRET = frozenset({"idempotency-key", "sec-websocket-key", "x-session-affinity"})
+_COOKIES = frozenset({"cookie", "set-cookie"})
 _SCHEMES = frozenset({"basic", "bearer", "digest", "key", "negotiate", "token"})
 _WORD = re.compile(r"[a-z_\-. ]*")
 _SEPARATORS = re.compile(r"[\s;,=\"']+")
@@ -68,52 +70,39 @@ _MEMBER = re.compile(
 )
 LONGEST_MEMBER = 4352
 """The most bytes that :meth:`Credentials.add_members` has to see at once."""
+Piece = tuple[str, int, str]
 _LOWER = {upper: upper + 32 for upper in range(ord("A"), ord("Z") + 1)}
 
 
 class Credentials:
     """What one exchange was sent with; fill it before the first search."""
 
-    __slots__ = ("_pieces", "_values")
+    __slots__ = ("_clean", "_pieces", "_values")
 
     def __init__(self) -> None:
-        self._values: list[str] = []
-        self._pieces: list[tuple[str, int, str]] | None = None
+        self._values: tuple[str, ...] = ()
+        self._pieces: tuple[Piece, ...] | None = None
+        self._clean: tuple[str | None, ...] | None = None
+        """The texts of a record in which nothing was found."""
 
     # -- what is secret ------------------------------------------------------------------------
 
-    def add(self, value: str, most: int = _MOST) -> None:
-        """Search for *value* from here on, unless it is too short or too plain, or there are
-        *most* of them already."""
-        value = value.strip()[:_LONGEST]
-        least = SHORTEST_WORD if _WORD.fullmatch(value) else SHORTEST
-        folded = value.translate(_LOWER)
-        if len(value) < least or not value.strip("*") or folded in self._values:
-            return
-        if len(self._values) < most:
-            self._values.append(folded)
-            self._pieces = None
+    def add(self, value: str) -> None:
+        """Search for *value* from here on, unless it is too short or too plain."""
+        self._add_all(_searchable([value]))
 
     def add_header(self, name: str, value: str) -> None:
         """Search for the value of a header (lower-case *name*) that carries a credential."""
-        if not _carries_credential(name):
-            return
-        if name in ("cookie", "set-cookie"):
-            for pair in value.split(";"):
-                self._add_forms(pair.partition("=")[2], _MOST_LESSER)
-        elif name == "sec-websocket-protocol":
-            for protocol in value.split(","):
-                label, _, rest = protocol.strip().rpartition(".")
-                if _SECRET_NAME.search(label.lower()):
-                    self._add_forms(rest)
-        else:
-            scheme, _, rest = value.partition(" ")
-            self._add_forms(rest.strip() if scheme.lower() in _SCHEMES else value)
+        if _carries_credential(name):
+            is_short = len(value) <= _LONGEST_REMEMBERED
+            values = _of_header(name, value) if is_short else _read_header(name, value)
+            self._add_all(values, _MOST_LESSER if name in _COOKIES else _MOST)
 
     def add_headers(self, headers: Iterable[tuple[str, str]]) -> None:
         """Search for what *headers* (lower-case names) carry."""
         for name, value in headers:
-            self.add_header(name, value)
+            if _carries_credential(name):
+                self.add_header(name, value)
 
     def add_query(self, query: str) -> None:
         """Search for the values of all parameters of a raw *query* that are hidden."""
@@ -121,11 +110,11 @@ class Credentials:
             for pair in query.split("&", _MOST):
                 name, _, value = pair.partition("=")
                 if not redact.keeps_parameter(name):
-                    self._add_forms(value or name, _MOST_LESSER)
+                    self._add_all(_searchable(_forms(value or name)), _MOST_LESSER)
 
     def add_members(self, data: bytes) -> None:
         """Search for the values of those members of JSON in *data* that carry a credential."""
-        if any(name in data for name in _MEMBER_NAMES):
+        if any(map(data.__contains__, _MEMBER_NAMES)):
             for member in _MEMBER.finditer(data):
                 value = member[1].decode("utf-8", "replace")
                 self.add_header("authorization", value.replace("\\/", "/"))
@@ -136,43 +125,40 @@ class Credentials:
             name, _, value = pair.partition("=")
             self.add_header(name.lower(), value)
 
-    def _add_forms(self, value: str, most: int = _MOST) -> None:
-        self.add(value, most)
-        if "%" in value:
-            self.add(redact.unquoted(value), most)
-        if not value.isascii():  # WSGI hands bytes over as latin-1 (PEP 3333)
-            self.add(value.encode("latin-1", "replace").decode("utf-8", "replace"), most)
-        if " " in value or "=" in value or "," in value:  # AWS4-HMAC-SHA256 Credential=…, …
-            for part in _SEPARATORS.split(value):
-                self.add(part, most)
-        for text in _from_base64(value):
-            self.add(text, most)
-            user, colon, password = text.partition(":")
-            if colon:
-                self.add(password, most)
-                self.add(user, most)
+    def _add_all(self, values: Iterable[str], most: int = _MOST) -> None:
+        """Search for *values*, until there are *most* of them."""
+        new = tuple(value for value in values if value not in self._values)
+        if new:
+            self._values += new[: max(0, most - len(self._values))]
+            self._pieces = self._clean = None
 
     @property
     def values(self) -> tuple[str, ...]:
         """What is searched for, with small letters."""
-        return tuple(self._values)
+        return self._values
 
     # -- where it is ---------------------------------------------------------------------------
 
     def are_in(self, text: str) -> bool:
         """Tell, in microseconds, whether *text* may hold a part of a credential."""
-        folded = text.translate(_LOWER)
-        if any(piece in folded for _, _, piece in self._searched()):
-            return True
-        return self._ends_with_beginning(text) is not None
+        folded = _folded(text)
+        for _, _, piece in self._searched():
+            if piece in folded:
+                return True
+        return self._ends_with_beginning(folded) is not None
 
     def hide_in(self, record: RequestRecord) -> None:
         """Take what is secret out of the texts of *record*; quick where there is nothing."""
-        texts = {name: text for name in TEXT_COLUMNS if (text := getattr(record, name))}
-        whole = "\0".join(texts.values())
+        texts = _texts_of(record)
+        if texts == self._clean:
+            return
+        whole = "\0".join(filter(None, texts))
         is_suspect = record.error_message is not None or _ENCODES.search(whole) is not None
-        if is_suspect or self.are_in(whole):
-            for name, text in texts.items():
+        if not is_suspect and not self.are_in(whole):
+            self._clean = texts
+            return
+        for name, text in zip(TEXT_COLUMNS, texts, strict=True):
+            if text:
                 setattr(record, name, self.scrub(text))
 
     def scrub(self, text: str) -> str:
@@ -201,7 +187,7 @@ class Credentials:
         plain = (
             (begin, end)
             for begin, end in self._plain_spans(text)
-            if _TELLING.match(text, begin, end) or text[begin:end].translate(_LOWER) in self._values
+            if _TELLING.match(text, begin, end) or _folded(text[begin:end]) in self._values
         )
         found = joined([*plain, *self._base64_spans(text)])
         rest = _blanked(text, found)
@@ -226,7 +212,7 @@ class Credentials:
         return next(self._plain_spans(text), None) is not None
 
     def _plain_spans(self, text: str) -> Iterator[tuple[int, int]]:
-        folded = text.translate(_LOWER)
+        folded = _folded(text)
         for value, offset, piece in self._searched():
             at = folded.find(piece)
             while at >= 0:
@@ -234,18 +220,19 @@ class Credentials:
                 if end - begin >= _part_size(value):
                     yield begin, end
                 at = folded.find(piece, end)
-        beginning = self._ends_with_beginning(text)
+        beginning = self._ends_with_beginning(folded)
         if beginning is not None:
             yield beginning, len(text)
 
-    def _searched(self) -> list[tuple[str, int, str]]:
+    def _searched(self) -> tuple[Piece, ...]:
         if self._pieces is None:
-            self._pieces = list(_pieces(self._values))
+            is_short = sum(map(len, self._values)) <= _LONGEST_REMEMBERED
+            self._pieces = (_pieces_of if is_short else _cut)(self._values)
         return self._pieces
 
-    def _ends_with_beginning(self, text: str) -> int | None:
-        """Return from where on *text*, which was cut, ends with the beginning of a credential."""
-        folded = text.removesuffix("…").translate(_LOWER)
+    def _ends_with_beginning(self, folded: str) -> int | None:
+        """Return from where on a text that was cut ends with the beginning of a credential."""
+        folded = folded.removesuffix("…")
         for value in self._values:
             at = folded.rfind(value[:_SHORTEST_BEGINNING], -len(value))
             if at >= 0 and value.startswith(folded[at:]):
@@ -264,15 +251,80 @@ def _part_size(value: str) -> int:
     return min(len(value), max(SHORTEST_PART, 2 * len(value) // _MOST_PIECES))
 
 
-def _pieces(values: Iterable[str]) -> Iterator[tuple[str, int, str]]:
-    """Give (value, at, piece): each text with a part of a value in it has one of its pieces."""
+def _cut(values: tuple[str, ...]) -> tuple[Piece, ...]:
+    """Cut *values* up: each text with a part of a value in it has one of its pieces."""
+    found: list[Piece] = []
     for value in values:
         size = _part_size(value)
         # A stretch of two halves less one characters holds one of the pieces that lie end to end.
         half = len(value) if size == len(value) else (size + 1) // 2
-        yield from (
+        found += (
             (value, at, value[at : at + half]) for at in range(0, len(value) - half + 1, half)
         )
+    return tuple(found)
+
+
+def _folded(text: str) -> str:
+    """Return *text*, of the same length, with the capitals of ASCII small."""
+    return text.lower() if text.isascii() else text.translate(_LOWER)
+
+
+def _read_header(name: str, value: str) -> tuple[str, ...]:
+    """Return what to search for of a header that carries a credential."""
+    if name in _COOKIES:
+        parts = [pair.partition("=")[2] for pair in value.split(";")]
+    elif name == "sec-websocket-protocol":
+        labelled = [protocol.strip().rpartition(".") for protocol in value.split(",")]
+        parts = [rest for label, _, rest in labelled if _SECRET_NAME.search(label.lower())]
+    else:
+        scheme, _, rest = value.partition(" ")
+        parts = [rest.strip() if scheme.lower() in _SCHEMES else value]
+    return _searchable(form for part in parts for form in _forms(part))
+
+
+def _forms(value: str) -> Iterator[str]:
+    """Give *value* and what it may be known by."""
+    yield value
+    if "%" in value:
+        yield redact.unquoted(value)
+    if not value.isascii():  # WSGI hands bytes over as latin-1 (PEP 3333)
+        yield value.encode("latin-1", "replace").decode("utf-8", "replace")
+    if " " in value or "=" in value or "," in value:  # AWS4-HMAC-SHA256 Credential=…, …
+        yield from _SEPARATORS.split(value)
+    for text in _from_base64(value):
+        yield text
+        user, colon, password = text.partition(":")
+        if colon:
+            yield password
+            yield user
+
+
+def _searchable(values: Iterable[str]) -> tuple[str, ...]:
+    """Return those of *values* that are neither too short nor too plain, with small letters."""
+    found: dict[str, None] = {}
+    for each in values:
+        value = each.strip()[:_LONGEST]
+        least = SHORTEST_WORD if _WORD.fullmatch(value) else SHORTEST
+        if len(value) >= least and value.strip("*"):
+            found[_folded(value)] = None
+            if len(found) == _MOST:
+                break
+    return tuple(found)
+
+
+# Clients send the same key again and again. What was made of it is remembered until forget().
+_REMEMBERED = 256
+_LONGEST_REMEMBERED = 1024
+_of_header = lru_cache(maxsize=_REMEMBERED)(_read_header)
+_pieces_of = lru_cache(maxsize=_REMEMBERED)(_cut)
+_texts_of = attrgetter(*TEXT_COLUMNS)
+
+
+def forget() -> None:
+    """Forget the credentials of earlier requests; called from time to time."""
+    _of_header.cache_clear()
+    _pieces_of.cache_clear()
+    redact.key_id.cache_clear()
 
 
 def _extended(text: str, at: int, value: str, offset: int, length: int) -> tuple[int, int]:

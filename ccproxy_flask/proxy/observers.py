@@ -131,7 +131,7 @@ class Observers:
     the others. Nobody is told twice of an answer's head, or of the end.
     """
 
-    __slots__ = ("_answered", "_ended", "_observers", "_request_id")
+    __slots__ = ("_answered", "_ended", "_interested", "_observers", "_request_id")
 
     def __init__(
         self, factories: Iterable[ObserverFactory], record: RequestRecord, head: RequestHead
@@ -148,6 +148,7 @@ class Observers:
                 if observer is not None:
                     made.append(observer)
         self._observers: Sequence[Observer] = made
+        self._interested: Sequence[Observer] = ()
         self._tell("request_head", head)
 
     def request_chunk(self, data: bytes, at: float) -> None:
@@ -164,11 +165,12 @@ class Observers:
             return False
         self._answered = True
         self._tell("response_head", head)
+        self._pass_over()
         return True
 
     def response_chunk(self, data: bytes, at: float) -> None:
         """Tell of a piece of the answer's body."""
-        for observer in self._observers:
+        for observer in self._interested:
             try:
                 observer.response_chunk(data, at)
             except Exception as error:  # noqa: BLE001  it must not break what it observes
@@ -189,7 +191,12 @@ class Observers:
 
     def _drop(self, observer: Observer, what: str, error: Exception) -> None:
         self._observers = [each for each in self._observers if each is not observer]
+        self._pass_over()
         self._log_failure(observer, what, error)
+
+    def _pass_over(self) -> None:
+        """Find out once who does anything with the pieces of an answer: there are many of them."""
+        self._interested = [each for each in self._observers if not _looks_away(each)]
 
     def _log_failure(self, failed: object, what: str, error: Exception) -> None:
         name = getattr(failed, "__qualname__", type(failed).__qualname__)
@@ -200,3 +207,9 @@ class Observers:
             request_id=self._request_id,
             exc_info=error,
         )
+
+
+def _looks_away(observer: Observer) -> bool:
+    """Tell whether *observer* takes pieces of an answer as :class:`NullObserver` does."""
+    method = getattr(observer, "response_chunk", None)
+    return getattr(method, "__func__", None) is NullObserver.response_chunk

@@ -26,7 +26,7 @@ from ..server import middleware, request_parser, response_writer, sockets
 from . import headers as wire
 from .body import RequestBody
 from .observers import Observers, RequestHead, ResponseHead
-from .relay import Everything, Relay
+from .relay import Relay
 from .upstream import Transport, UpstreamCall, UpstreamRequest, UpstreamResponse
 
 if TYPE_CHECKING:
@@ -66,12 +66,13 @@ class ProxiedRequest:
         self._parts, self._context, self._environ = parts, context, environ
         self._method: str = environ["REQUEST_METHOD"]
         self._headers = middleware.request_headers(environ)
-        self._named = wire.first_values(self._headers)
+        # The names are small here; the first value of each counts.
+        self._named = dict(reversed(self._headers))
         self._path, self._query = middleware.raw_target(environ)
         self._route: Route | None = None
         self._observers: Observers | None = None
         self._body: RequestBody | None = None
-        self._shown: Filter = Everything()
+        self._shown: Filter | None = None
         self._began: float | None = None
         self._upstream: UpstreamCall | None = None
         self._watched: Watched | None = None
@@ -160,7 +161,7 @@ class ProxiedRequest:
         )
         content_type = answer.named.get("content-type", "")
         if "content-encoding" in answer.named or "event-stream" not in content_type:
-            self._shown = Everything()
+            self._shown = None
         headers = self._answer_headers(answer)
         return Relay(answer, headers, self._shown, observers, self._context, self._end)
 
@@ -322,7 +323,7 @@ class ProxiedRequest:
 
     def _answer_headers(self, answer: UpstreamResponse) -> response_writer.WireHeaders:
         headers = response_writer.WireHeaders(wire.to_client(answer.headers))
-        if not isinstance(self._shown, Everything):
+        if self._shown is not None:
             wire.drop(headers, "content-length")
         if request_context.REQUEST_ID_HEADER in answer.named:  # of another ccproxy behind this one
             wire.drop(headers, request_context.REQUEST_ID_HEADER)

@@ -27,34 +27,21 @@ class Filter(Protocol):
         """Return what is still held back."""
 
 
-class Everything:
-    """Lets all of it pass."""
-
-    __slots__ = ()
-
-    def feed(self, data: bytes) -> bytes:
-        """Return *data*."""
-        return data
-
-    def close(self) -> bytes:
-        """Return nothing."""
-        return b""
-
-
 class Relay:
     """Streams an upstream's answer as it comes.
 
     Ends in exactly one of three ways: the answer was sent whole, the upstream broke off (the
     client's connection is cut, so that it cannot take the part for the whole), or the client went
     away. ``close()`` is called after each of them, and tells *on_end* which: None or the error.
-    The *observers* see each piece as it came, the client sees what *shown* makes of it.
+    The *observers* see each piece as it came, the client sees what *shown* makes of it: None lets
+    all of it pass.
     """
 
     def __init__(
         self,
         answer: UpstreamResponse,
         headers: WireHeaders,
-        shown: Filter,
+        shown: Filter | None,
         observers: Observers,
         context: RequestContext,
         on_end: Callable[[BaseException | None], None],
@@ -90,10 +77,10 @@ class Relay:
             while data := answer.read():
                 now = elapsed()
                 try:
-                    yield shown.feed(data)
+                    yield data if shown is None else shown.feed(data)
                 finally:
                     observe(data, now)  # after the bytes are on their way
-            if rest := shown.close():
+            if shown is not None and (rest := shown.close()):
                 yield rest
         except CcproxyError as error:
             self._error = error

@@ -27,7 +27,7 @@ class Secrecy(NullObserver):
 
     def request_chunk(self, data: bytes, at: float) -> None:  # noqa: ARG002  an observer's signature
         """Look through a piece, and what the one before it ended with."""
-        if not self._is_json:
+        if not self._is_json or not data:
             return
         text = self._tail + data
         self._credentials.add_members(text)
