@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from ccproxy_flask.credentials import SHORTEST_PART, Credentials, decodings, joined
+from ccproxy_flask.credentials import SHORTEST_PART, Credentials, decodings, forget, joined
 from ccproxy_flask.proxy.observers import RequestHead
 from ccproxy_flask.proxy.secrecy import Secrecy
 from ccproxy_flask.record import COLUMN_TYPES, TEXT_COLUMNS, RequestRecord
@@ -156,8 +156,30 @@ def test_record_shows_no_credential_in_any_text():
     assert {name for name in texts if getattr(record, name) == "a ***"} == set(TEXT_COLUMNS)
     assert texts - set(TEXT_COLUMNS) == {
         *("request_id", "method", "endpoint", "client_ip", "service_type", "provider"),
-        *("cost_source", "error_type", "api_key_id", "node"),
+        *("cost_source", "error_type", "api_key_id", "node", "transport", "request_class"),
     }
+
+
+def test_the_same_headers_are_searched_for_each_time():
+    """A second request with the key of the first is searched for it, also once it was forgotten."""
+    for _ in range(2):
+        assert sent(("x-api-key", HEX)).scrub(f"a {HEX}") == "a ***"
+        assert sent(("authorization", f"Bearer {HEX}")).values == (HEX,)
+        forget()
+
+
+def test_what_is_added_after_a_search_is_searched_for():
+    """A record that was clean is looked at again when a credential or a text came."""
+    record = RequestRecord("0198c0de-1111-7000-8000-000000000000", datetime.now(UTC))
+    record.model = f"a {HEX}"
+    credentials = Credentials()
+    credentials.hide_in(record)
+    assert record.model == f"a {HEX}"
+    credentials.add(HEX)
+    credentials.hide_in(record)
+    record.user_id = HEX
+    credentials.hide_in(record)
+    assert (record.model, record.user_id) == ("a ***", "***")
 
 
 BODY = json.dumps(
