@@ -205,6 +205,9 @@ class TestPages:
             "../dashboard/requests?range=7d&model=opus&status=>=400&q=two+words"
         )
 
+        _, headers, _ = get(site, f"/dashboard/requests?f={quote('generation:yes')}")
+        assert headers["Location"].endswith("generation=yes")
+
         status, headers, _ = get(site, "/dashboard/requests?cols=cost&cols=time")
         assert (status, headers["Location"]) == (303, "../dashboard/requests?cols=time,cost")
 

@@ -52,7 +52,7 @@ def test_every_route_is_described(server):
     app.extensions["ccproxy.settings"] = Settings()
     app.register_blueprint(logs.blueprint)
     served = {
-        (re.sub(r"<(\w+)>", r"{\1}", rule.rule), method)
+        (re.sub(r"<(?:path:)?(\w+)>", r"{\1}", rule.rule), method)
         for rule in app.url_map.iter_rules()
         if rule.endpoint.startswith("logs.")
         for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}

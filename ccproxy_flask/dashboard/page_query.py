@@ -148,10 +148,13 @@ def _model(value: str) -> dict[str, Any]:
     return {"model_contains": _text(value)}
 
 
-def _stream(value: str) -> dict[str, Any]:
-    if value not in ("yes", "no"):
-        raise Unreadable("is yes or no")
-    return {"streaming": value == "yes"}
+def _flag(name: str) -> Callable[[str], dict[str, Any]]:
+    def parse(value: str) -> dict[str, Any]:
+        if value not in ("yes", "no"):
+            raise Unreadable("is yes or no")
+        return {name: value == "yes"}
+
+    return parse
 
 
 FILTERS: dict[str, tuple[str, Callable[[str], dict[str, Any]]]] = {
@@ -163,7 +166,8 @@ FILTERS: dict[str, tuple[str, Callable[[str], dict[str, Any]]]] = {
     "session": ("A session's id", lambda value: {"session_id": _text(value)}),
     "user": ("A user, as the client names them", lambda value: {"user_id": _text(value)}),
     "key": ("A key, by its hash", lambda value: {"api_key_id": _text(value)}),
-    "stream": ("yes or no", _stream),
+    "stream": ("yes or no", _flag("streaming")),
+    "generation": ("yes: what a model answers; no: the rest", _flag("generation")),
     "q": ("A text in path, model, client or error", lambda value: {"q": _text(value)}),
 }
 """The filters of a page: what they take, and the fields of a LogFilter that they become."""
