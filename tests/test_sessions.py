@@ -172,6 +172,8 @@ def test_sessions_are_paged_and_sorted(server, upstream):
     assert (second["total_count"], second["next_cursor"]) == (3, None)
     one = server.get_json("/logs/sessions", session_id="s-1", client="claude-code")["sessions"]
     assert [each["turns"] for each in one] == [2]
+    old = server.get_json("/logs/sessions", cursor="0~0", start_time=1795226400)
+    assert (old["sessions"], old["has_more"]) == ([], False)
     assert server.request("GET", "/logs/sessions/nobody")[0] == 404
     assert server.request("GET", f"/logs/sessions/{'x' * 300}")[0] == 404
     for wrong in ("order_by=model", "cursor=x", "limit=501", "hours=0", "model="):

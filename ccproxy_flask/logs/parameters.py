@@ -117,7 +117,8 @@ class Sessions(_Rows):
         where = self.where()
         end = min(where.end_time or after.moment, after.moment)
         start = where.start_time or max(query_formats.EPOCH, end - timedelta(hours=self.hours))
-        where = where.model_copy(update={"start_time": start, "end_time": end})
+        # A cursor may be older than the start: then the range is a moment, not a reversed one.
+        where = where.model_copy(update={"start_time": min(start, end), "end_time": end})
         return where, SessionPage(self.limit, after.offset, self.order_by, self.order_desc), after
 
 
