@@ -167,11 +167,8 @@ def session_cells(session: Mapping[str, Any]) -> tuple[object, ...]:
 
 def session_text(session: Mapping[str, Any], width: int | None) -> str:
     """Return a session and its agents with their turns as text."""
-    cost = _decimal(session["cost_usd"])
     said = f"{session['turns']:,} turns, {session['errors']:,} errors"
-    spent = "cost: unknown" if cost is None else f"cost: {money(cost)}"
-    if session["unpriced_requests"]:
-        spent += f" and what {session['unpriced_requests']:,} more cost"
+    spent = _cost_line(session["cost_usd"], session["unpriced_requests"])
     client = " ".join(filter(None, (session["client"], session["client_version"])))
     lines = [f"{session['session_id']} · {client or _UNKNOWN} · {said} · {spent}"]
     if session["first_words"]:
@@ -273,14 +270,16 @@ def summary_lines(summary: Mapping[str, Any]) -> list[str]:
     first += f" · {summary['total_tokens_all_input']:,} tokens in"
     if read or written:
         first += f" ({read:,} read from and {written:,} written to caches)"
-    return [f"{first} · {summary['total_tokens_output']:,} out", _cost_line(summary)]
+    return [
+        f"{first} · {summary['total_tokens_output']:,} out",
+        _cost_line(summary["total_cost_usd"], summary["unpriced_requests"]),
+    ]
 
 
-def _cost_line(summary: Mapping[str, Any]) -> str:
-    cost = _decimal(summary["total_cost_usd"])
+def _cost_line(usd: Any, unpriced: int) -> str:
+    cost = _decimal(usd)
     if cost is None:
         return "cost: unknown"
-    unpriced = summary["unpriced_requests"]
     without = f" ({unpriced:,} request{'' if unpriced == 1 else 's'} without a price)"
     return f"cost: {money(cost)}" + (without if unpriced else "")
 

@@ -19,7 +19,10 @@ WITH sums AS (
             AND (/*failure*/) IS NOT NULL
         ) AS errors,
         sum(cost_usd)::DOUBLE AS cost,
-        count(*) FILTER (cost_usd IS NULL AND tokens_output IS NOT NULL) AS unpriced,
+        count(*) FILTER (
+            coalesce(request_class IN (/*generations*/), true)
+            AND (/*failure*/) IS NULL AND cost_usd IS NULL
+        ) AS unpriced,
         coalesce(sum(tokens_input), 0)::BIGINT AS input,
         coalesce(sum(tokens_output), 0)::BIGINT AS output,
         coalesce(sum(cache_read_tokens), 0)::BIGINT AS cache_read,
