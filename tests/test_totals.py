@@ -22,6 +22,7 @@ from ccproxy_flask.record import RequestRecord, to_json
 from ccproxy_flask.stats import StatsPrinter
 from ccproxy_flask.store import questions
 from ccproxy_flask.store.duckdb import DuckDBStore
+from ccproxy_flask.store.sessions import SessionPage
 from ccproxy_flask.totals import FIGURES, REPORTED, Totals
 
 OUTCOMES: tuple[tuple[int | None, str | None, bool], ...] = (
@@ -43,6 +44,8 @@ ROWS: tuple[RequestRecord, ...] = (
     make_record(8, **NO_TOKENS),
     make_record(9, **NO_TOKENS, error_type="overloaded", status_code=529),
 )
+for row in ROWS:
+    row.session_id = "all-of-them"
 WHERE = LogFilter(start_time=BEGAN, end_time=BEGAN + timedelta(hours=1))
 # Counted by hand.
 EXPECTED: dict[str, Any] = {
@@ -109,6 +112,25 @@ def test_answers_of_the_logs_api_are_the_totals(store: DuckDBStore) -> None:
     shapes = schemas()
     assert set(shapes["Analytics"]["properties"]["summary"]["properties"]) == set(FIGURES)
     assert set(shapes["Figures"]["properties"]) == set(model)
+
+
+def test_session_has_the_totals(store: DuckDBStore) -> None:
+    """The sums of a session with all the rows are the totals."""
+    [found] = json.loads(store.sessions(WHERE, SessionPage()).text)
+    names = {
+        "requests": "total_requests",
+        "errors": "total_error_requests",
+        "cost_usd": "total_cost_usd",
+        "unpriced_requests": "unpriced_requests",
+        "tokens_input": "total_tokens_input",
+        "tokens_output": "total_tokens_output",
+        "cache_read_tokens": "total_cache_read_tokens",
+        "cache_write_tokens": "total_cache_write_tokens",
+        "tokens_all": "total_tokens_all",
+    }
+    for name, figure in names.items():
+        assert found[name] == pytest.approx(EXPECTED[figure]), name
+    assert round(100 * found["cache_hit"], 4) == EXPECTED["cache_hit_rate"]
 
 
 def test_success_means_one_thing(store: DuckDBStore) -> None:
