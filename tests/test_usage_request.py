@@ -39,8 +39,8 @@ BODY = {
 
 @pytest.mark.parametrize("small_json", [0, 64 << 10])
 def test_body_cut_anywhere(small_json):
-    """Model, streaming and tier are found however the body comes."""
-    expected = RequestFacts("gpt-test", True, True, "flex", user_id="u-1")
+    """Model, streaming and user are found however the body comes."""
+    expected = RequestFacts("gpt-test", True, user_id="u-1")
     for size in (*range(1, 30), 1 << 20):
         assert facts(BODY, size=size, small_json=small_json) == expected
 

@@ -37,9 +37,7 @@ _WANTED: WantedMembers = dict.fromkeys(
         "previous_response_id",
         "prompt_cache_key",
         "safety_identifier",
-        "service_tier",
         "stream",
-        "stream_options",
         "thread",
         "user",
     )
@@ -61,9 +59,6 @@ class RequestFacts:
     model: str | None = None
     streaming: bool | None = None
     """What it asks for; None where that is not known."""
-    asks_stream_usage: bool = False
-    """``stream_options.include_usage`` is set."""
-    service_tier: str | None = None
     session_id: str | None = None
     user_id: str | None = None
     agent_id: str | None = None
@@ -136,9 +131,6 @@ class RequestReader(BodyReader):
         in_path = _MODEL_IN_PATH.search(self._path)
         if document is not None:
             facts.model = as_name(document.get("model"))
-            facts.service_tier = as_name(document.get("service_tier"))
-            options = as_object(document.get("stream_options"))
-            facts.asks_stream_usage = options.get("include_usage") is True
         if facts.model is None and in_path:
             facts.model = as_name(in_path[1])
         facts.streaming = self._asks_for_stream(self._path.partition("?")[0], document)
