@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
 import pytest
+from conftest import ROOT
 from recording_support import BEGAN, make_record
 
 from ccproxy_flask.cli.show import stats_text
@@ -166,3 +168,11 @@ def test_command_line_shows_the_totals(store: DuckDBStore) -> None:
     text = stats_text(json.loads(store.analytics(WHERE, 60)))
     assert text.startswith("10 requests, 6 with errors · 267 tokens in (147 read from and 40 ")
     assert "(1 request without a price)" in text
+
+
+def test_success_is_defined_once() -> None:
+    """No other file of the package says by itself which status is an error."""
+    own = re.compile(r"error_type IS NULL|status_code[\"'\])]* (?:<|>=) ?400")
+    package = ROOT / "ccproxy_flask"
+    files = [*package.rglob("*.py"), *package.rglob("*.sql")]
+    assert [path.name for path in files if own.search(path.read_text())] == ["totals.py"]
