@@ -16,7 +16,7 @@ from ccproxy_flask.content.assembly import RawExchange, assembled
 from ccproxy_flask.content.coding import compressed, decoded, way_of
 from ccproxy_flask.content.day_file import DayFile, Exchange
 from ccproxy_flask.content.frames import Frame, FrameParser, Kind, NotFrames, head_of
-from ccproxy_flask.content.pieces import cut
+from ccproxy_flask.content.pieces import cut, cut_stream
 from ccproxy_flask.content.secrets import secret_spans, stream_spans, take_out
 from ccproxy_flask.content.store import ContentStore
 from ccproxy_flask.credentials import Credentials
@@ -80,6 +80,18 @@ def test_cut_pieces_make_up_the_body_wherever_it_ends():
 def test_cut_takes_anything(body):
     """What is no JSON is cut, too, and made up again."""
     assert b"".join(cut(body)) == body
+
+
+@pytest.mark.parametrize("end", ["\n\n", "\r\n\r\n"])
+def test_a_stream_is_cut_in_its_large_events(end):
+    """What an answer repeats of its request is a piece of both; small events stay together."""
+    said = json.dumps(LONG).encode()
+    large = json.dumps({"response": {"instructions": LONG, "tools": [LONG, LONG]}})
+    body = f"data: {{}}{end}data: {large}{end}data: {{}}{end}{large}{end}".encode()
+    assert cut_stream(body).count(said) == 6
+    assert cut_stream(b"data: {}\n\n" * 3_000) == [b"data: {}\n\n" * 3_000]
+    for at in range(0, len(body) + 1, 97):
+        assert b"".join(cut_stream(body[:at])) == body[:at]
 
 
 def test_cut_finds_the_same_pieces_in_the_next_turn():

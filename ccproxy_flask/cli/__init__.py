@@ -11,6 +11,8 @@ import click
 from ccproxy_flask import __version__
 
 from .config import config_commands
+from .content import diff_command, search_command, show_command
+from .kept import replay_command, verify_command
 from .logs import logs_commands
 from .run import run_command
 from .serve import serve_command
@@ -33,6 +35,11 @@ _COMMANDS = (
     serve_command,
     run_command,
     logs_commands,
+    show_command,
+    diff_command,
+    search_command,
+    verify_command,
+    replay_command,
     sessions_command,
     session_command,
     trace_commands,

@@ -80,7 +80,7 @@ def _checked(_context: click.Context, option: click.Parameter, value: str | None
     if value is None or option.name is None:
         return None
     is_time = _is_time(LogFilter.model_fields[option.name])
-    given = _moment(value) if is_time else value
+    given = moment(value) if is_time else value
     try:
         LogFilter.model_validate({option.name: given})
     except ValidationError as error:
@@ -92,7 +92,7 @@ def _checked(_context: click.Context, option: click.Parameter, value: str | None
     return given
 
 
-def _moment(text: str) -> str:
+def moment(text: str) -> str:
     """Return the time that *text* means, seen from now; what is not of such a form stays."""
     now = datetime.now(UTC)
     midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)

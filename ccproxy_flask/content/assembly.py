@@ -18,7 +18,7 @@ from . import conversation
 from .coding import decoded, way_of
 from .context import context_of
 from .day_file import Exchange
-from .pieces import cut
+from .pieces import cut, cut_stream
 from .secrets import Span, secret_spans, stream_spans, take_out
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def assembled(raw: RawExchange, are_new: AreNew) -> Exchange:
         b"".join(raw.response),
         _header(answer, "content-encoding"),
         lambda said, _: stream_spans(said, credentials),
-        _slices if streams else cut,
+        cut_stream if streams else cut,
     )
     times = _shifted(raw.times, response.spans) if "encoding" not in response.facts else raw.times
     if streams and "encoding" in response.facts:

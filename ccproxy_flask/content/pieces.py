@@ -21,6 +21,7 @@ SMALLEST_ELEMENT = 64
 SMALLEST_STRING = 512
 """Strings from here on are pieces of their own; bytes."""
 LARGEST_PIECE = 1 << 20
+_LARGE_EVENT = re.compile(rb"^(?:data:)?[ ]?(\{[^\r\n]{4095,})", re.MULTILINE)
 _DEEPEST = 8
 _OPEN, _CLOSE = b"[{", b"]}"
 
@@ -36,6 +37,22 @@ def cut(body: bytes) -> list[bytes]:
         body[at : min(at + LARGEST_PIECE, end)]
         for begin, end in itertools.pairwise(cuts)
         for at in range(begin, end, LARGEST_PIECE)
+    ]
+
+
+def cut_stream(body: bytes) -> list[bytes]:
+    """Return a stream of events as slices that make it up. A large event is cut as :func:`cut`
+    does: some repeat what was asked. Small ones stay together."""
+    pieces: list[bytes] = []
+    at = 0
+    for match in _LARGE_EVENT.finditer(body):
+        pieces += [body[at : match.start(1)], *cut(match[1])]
+        at = match.end()
+    pieces.append(body[at:])
+    return [
+        piece[begin : begin + LARGEST_PIECE]
+        for piece in pieces
+        for begin in range(0, len(piece), LARGEST_PIECE)
     ]
 
 

@@ -62,14 +62,17 @@ class ContentQuestions:
 
     def search(self, question: str, limit: int) -> bytes:
         """Return where all words of *question* were said, newest first: ``{"results": [...]}``."""
+        hits = self._store.search(question, limit)
+        exchanges = self._store.exchanges({request_id for request_id, _, _ in hits})
         found = [
             {
                 "request_id": request_id,
                 "at": at,
                 "part": part,
-                "text": self._excerpt(request_id, part, question),
+                "text": view.excerpt(exchanges[request_id], part, question),
             }
-            for request_id, at, part in self._store.search(question, limit)
+            for request_id, at, part in hits
+            if request_id in exchanges  # else it is gone since
         ]
         return orjson.dumps({"results": found, "count": len(found), "limit": limit})
 
@@ -87,13 +90,6 @@ class ContentQuestions:
             if before is not None and _place(before) == _place(exchange):
                 return before
         raise ContentNotKept("previous")
-
-    def _excerpt(self, request_id: str, part: str, question: str) -> str:
-        """Return the words around the first one of *question*."""
-        exchange = self._store.exchange(request_id)
-        if exchange is None:
-            return ""
-        return view.excerpt(exchange, part, question)
 
 
 def _place(exchange: Exchange) -> tuple[Any, ...]:

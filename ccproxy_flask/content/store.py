@@ -179,18 +179,23 @@ class ContentStore:
                     found |= file.facts(some) if file is not None else {}
         return found
 
+    def exchanges(self, request_ids: Iterable[str]) -> dict[str, Exchange]:
+        """Return those of some exchanges that are kept, by request id. Raises sqlite3.Error."""
+        found: dict[str, Exchange] = {}
+        for day, ids in _days_of(request_ids).items():
+            for path, _, _ in self._files(day):
+                with _reading(path) as file:
+                    found |= {} if file is None else _found_in(file, ids)
+        return found
+
     def has(self, request_id: str) -> bool:
         """True where the exchange is kept."""
         return bool(self.having([request_id]))
 
     def having(self, request_ids: Sequence[str]) -> set[str]:
         """Return those of *request_ids* that are kept. Raises sqlite3.Error or OSError."""
-        days: dict[str, list[str]] = {}
-        for each in request_ids:
-            if _REQUEST_ID.fullmatch(each):
-                days.setdefault(_day_of(each), []).append(each)
         found: set[str] = set()
-        for day, ids in days.items():
+        for day, ids in _days_of(request_ids).items():
             for path, _, _ in self._files(day):
                 with _reading(path) as file:
                     found |= file.having(ids) if file is not None else set()
@@ -213,6 +218,10 @@ class ContentStore:
             if len(found) >= limit:
                 break
         return found[:limit]
+
+    def unreadable(self) -> list[str]:
+        """Return the names of the files that could not be read since it was made."""
+        return sorted(self._reported)
 
     def _each(
         self, ask: Callable[[DayFile], Sequence[_T]], *, newest_first: bool = False
@@ -257,6 +266,19 @@ def _reading(path: Path) -> Iterator[DayFile | None]:
         yield file
     finally:
         file.close()
+
+
+def _found_in(file: DayFile, request_ids: Iterable[str]) -> dict[str, Exchange]:
+    return {each: found for each in request_ids if (found := file.exchange(each)) is not None}
+
+
+def _days_of(request_ids: Iterable[str]) -> dict[str, list[str]]:
+    """Return request ids by their days, without what is none."""
+    days: dict[str, list[str]] = {}
+    for each in request_ids:
+        if _REQUEST_ID.fullmatch(each):
+            days.setdefault(_day_of(each), []).append(each)
+    return days
 
 
 def _place(file: _File) -> tuple[str, int]:

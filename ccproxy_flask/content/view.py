@@ -111,6 +111,12 @@ def events(exchange: Exchange) -> Json:
     return found
 
 
+def offsets(exchange: Exchange) -> list[int]:
+    """Return where the pieces of the response begin in what it says, as far as that is known."""
+    found = [offset for offset, _ in _times(exchange)]
+    return found if len(found) == len(exchange.times) else [0]
+
+
 def _times(exchange: Exchange) -> list[tuple[int, int]]:
     """Return (offset in what the response says, µs) of its pieces."""
     said_at = exchange.facts["response"].get("said_at")
@@ -128,8 +134,12 @@ def _at(times: Sequence[tuple[int, int]], offset: int) -> int | None:
 def excerpt(exchange: Exchange, part: str, question: str) -> str:
     """Return the words of a *part* (``system``, ``user``, ``answer``…) around those asked for."""
     api = exchange.facts.get("api", "other")
-    conversation = parsed_request(api, as_json(said(exchange, "request")))
-    answer = answer_of(api, said(exchange, "response"), exchange.facts["response"]["streams"])
+    document, answer = None, None
+    if part == "answer":
+        answer = answer_of(api, said(exchange, "response"), exchange.facts["response"]["streams"])
+    else:
+        document = as_json(said(exchange, "request"))
+    conversation = parsed_request(api, document)
     words = question.lower().split()
     for each, text in reversed(texts_of(conversation, answer)):
         lowered = text.lower()
