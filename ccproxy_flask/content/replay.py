@@ -122,7 +122,7 @@ class ReplayServer:
         on_request: Callable[[str, str, str | None], None] = lambda *_: None,
     ) -> None:
         self.script, self.gaps, self.on_request = script, gaps, on_request
-        self._server = ThreadingHTTPServer(("127.0.0.1", port), _handler(self))
+        self._server = ThreadingHTTPServer(("127.0.0.1", port), _answering(self))
         self.port: int = self._server.server_address[1]
 
     def run(self) -> None:
@@ -135,14 +135,14 @@ class ReplayServer:
         self._server.server_close()
 
 
-def _handler(replay: ReplayServer) -> type[BaseHTTPRequestHandler]:
-    class Handler(_Handler):
+def _answering(replay: ReplayServer) -> type[BaseHTTPRequestHandler]:
+    class Answering(_Answering):
         server_of = replay
 
-    return Handler
+    return Answering
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Answering(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
     server_of: ReplayServer
