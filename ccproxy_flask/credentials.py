@@ -55,9 +55,9 @@ _ENCODES = re.compile(r"%[0-9A-Fa-f]{2}|\\.|&#?\w{2,8};")
 _BASE64 = re.compile(r"[A-Za-z0-9+/_\-]{12,}={0,2}")
 _ESCAPED = re.compile(r"\\u([0-9A-Fa-f]{4})|\\(.)")
 _MOST_NESTED = 3  # JSON texts, one in the other
-# An encoded stretch, without what separates words.
+# An encoded stretch, without what separates words. Backslashes double with each JSON in a JSON.
 _ENCODED = re.compile(
-    r"(?:[A-Za-z0-9_.~+/=:\-]|%[0-9A-Fa-f]{2}|\\+u[0-9A-Fa-f]{4}|\\+/|&#?\w{2,8};){12,}"
+    r"(?:[A-Za-z0-9_.~+/=:\-]|%[0-9A-Fa-f]{2}|\\{1,8}(?:u[0-9A-Fa-f]{4}|/)|&#?\w{2,8};){12,}"
 )
 # Of a part: more than a beginning that all keys of an issuer have, and more than a few words.
 _TELLING = re.compile(r"(?s:.{18})|[A-Za-z0-9]{10}|(?:[^0-9]*[0-9]){6}")

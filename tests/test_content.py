@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import json
+import time
 import zlib
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -109,6 +110,18 @@ def test_a_moving_cache_marker_leaves_long_texts_alone():
     text = json.dumps(LONG).encode()
     assert text in cut(marked)
     assert text in cut(json.dumps([block, block]).encode())
+
+
+@pytest.mark.parametrize("filler", ["\\", "a", "%41", "&", "\\u0041", "=", "A1b-"])
+def test_search_takes_no_time_out_of_proportion(filler):
+    """A body made to be slow to search is searched in about the time of any other."""
+    credentials = Credentials()
+    credentials.add_header("x-api-key", KEY)
+    quoted = "".join(f"%{ord(character):02x}" for character in KEY)
+    data = (f"{quoted} " + filler * (400_000 // len(filler)) + f" {quoted}").encode()
+    begin = time.process_time()
+    assert b"%" not in take_out(data, secret_spans(data, credentials)).replace(filler.encode(), b"")
+    assert time.process_time() - begin < 30  # a quadratic search takes hours
 
 
 @pytest.mark.parametrize(

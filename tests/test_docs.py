@@ -44,6 +44,19 @@ def test_every_metric_is_documented_with_its_labels():
     } == registered
 
 
+def test_queries_of_the_docs_count_traffic_alone():
+    """What is counted of pages of ours too is asked for by its service type, and exists."""
+    queries = "".join(
+        re.findall(r"```promql\n(.*?)```", (ROOT / "docs/metrics.md").read_text(), re.DOTALL)
+    )
+    counted = re.findall(r"ccproxy_(?:errors|requests)_total(\{[^}]*\})?", queries)
+    assert len(counted) >= 2
+    assert all("service_type=" in labels for labels in counted)
+    known = rows("metrics.md", "Published") | rows("metrics.md", "Ours")
+    used = {re.sub("_bucket$", "", name) for name in re.findall(r"ccproxy_\w+", queries)}
+    assert used <= known.keys()
+
+
 def test_every_error_type_is_documented():
     """docs/metrics.md lists the closed set of error types."""
     assert rows("metrics.md", "Error types").keys() == ERROR_TYPES

@@ -25,7 +25,7 @@ _WHOLE: dict[str, str] = {
 _BEGIN = r"(?:(?<![A-Za-z0-9_\-+])|(?<=\\[bfnrt])|(?<=\\u00[0-9A-Fa-f]{2})|(?<=%[0-9A-Fa-f]{2}))"
 _BODY = r"[A-Za-z0-9_\-.]{12,300}(?![A-Za-z0-9_\-+/])"
 _KEY = re.compile(r"(?=[A-Za-z]*[0-9])[A-Za-z0-9]{20,}")
-_QUOTED = re.compile(rb"(?:[A-Za-z0-9_.~\-]|%[0-9A-Fa-f]{2})*%[0-9A-Fa-f]{2}[A-Za-z0-9_.~%\-]*")
+_QUOTED = re.compile(rb"[A-Za-z0-9_.~%\-]{12,}")
 
 
 class _Shape(NamedTuple):
@@ -123,7 +123,7 @@ def _quoted(data: bytes) -> Iterator[Span]:
     if b"%" not in data or not any(_known(_unquoted(data))):
         return
     for match in _QUOTED.finditer(data):
-        for _, _, kind in _known(_unquoted(match[0])):
+        for _, _, kind in _known(_unquoted(match[0])) if b"%" in match[0] else ():
             yield Span(*match.span(), kind)
 
 
