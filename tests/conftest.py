@@ -175,7 +175,7 @@ class Server:
         assert status == 200, (status, body[:500])
         return json.loads(body)
 
-    def records(self, count: int = 1, seconds: float = 10, **query: Any) -> list[dict[str, Any]]:
+    def records(self, count: int = 1, seconds: float = 30, **query: Any) -> list[dict[str, Any]]:
         """Wait for *count* records and return them, oldest first."""
 
         def found() -> list[dict[str, Any]] | None:

@@ -195,7 +195,7 @@ def _requests(sock: socket.socket) -> Iterator[SeenRequest]:
         yield request
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 10.0) -> object:
+def wait_until(condition: Callable[[], object], seconds: float = 30.0) -> object:
     """Return the first true value of *condition*; fail after *seconds*."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
