@@ -18,8 +18,8 @@ Headers = list[tuple[str, str]]
 LONGEST_HEAD = 256 << 10
 _LONGEST_LINE = 16 << 10
 _LONGEST_TRAILERS = 64 << 10
-_STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: ([\t\x20-\x7e\x80-\xff]*))?")
-_HEADER = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*([\t\x20-\x7e\x80-\xff]*?)[ \t]*")
+_STATUS_LINE = re.compile(r"HTTP/1\.([01]) ([1-9][0-9]{2})(?: ([\t\x20-\x7e\x80-\xff]*))?")
+_HEADER = re.compile(r"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*([\t\x20-\x7e\x80-\xff]*?)[ \t]*")
 _LENGTH = re.compile(r"[0-9]{1,18}")
 _SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[\t\x20-\x7e\x80-\xff]*)?")
 
@@ -42,7 +42,7 @@ class Head(NamedTuple):
 
 def parse_head(block: bytes) -> Head:
     """Return the head in *block* (all before the empty line). Raises NotHttp."""
-    first, *lines = block.split(b"\r\n")
+    first, *lines = block.decode("latin-1").split("\r\n")
     match = _STATUS_LINE.fullmatch(first)
     if match is None:
         raise NotHttp("the answer does not begin with a status line of HTTP/1.1")
@@ -51,14 +51,13 @@ def parse_head(block: bytes) -> Head:
         pair = _HEADER.fullmatch(line)
         if pair is None:
             raise NotHttp(f"header line {number} is none")
-        headers.append((pair[1].decode("ascii"), pair[2].decode("latin-1")))
-    reason = (match[3] or b"").decode("latin-1")
-    return Head(int(match[2]), reason, headers, _keeps_alive(match[1] == b"1", headers))
+        headers.append((pair[1], pair[2]))
+    return Head(int(match[2]), match[3] or "", headers, _keeps_alive(match[1] == "1", headers))
 
 
 def _keeps_alive(modern: bool, headers: Headers) -> bool:
     for name, value in headers:
-        if name.lower() == "connection":
+        if len(name) == 10 and name.lower() == "connection":
             words = value.lower()
             if "close" in words:
                 return False

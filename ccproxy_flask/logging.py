@@ -12,6 +12,8 @@ import os
 import sys
 import time
 from collections import deque
+from functools import lru_cache
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -53,6 +55,7 @@ ACCESS_FIELDS = (
     "error_message",
     "client_ip",
 )
+_access_values = attrgetter(*ACCESS_FIELDS)
 
 
 class LineWriter:
@@ -157,16 +160,23 @@ class AccessLog:
     def __call__(self, record: RequestRecord) -> None:
         """Write the line of *record*."""
         fields = {
-            name: value for name in ACCESS_FIELDS if (value := getattr(record, name)) is not None
+            name: value
+            for name, value in zip(ACCESS_FIELDS, _access_values(record), strict=True)
+            if value is not None
         }
         level = "info" if record.error_type is None else "warning"
-        stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        stamp = _stamp(int(time.time()))
         if self._json:
             line = {"timestamp": stamp, "level": level, "event": "access_log", **fields}
             self._writer.msg(_dumps(line))
             return
         shown = " ".join(f"{name}={_shown(value)}" for name, value in fields.items())
         self._writer.msg(f"{stamp} [{level:<8}] access_log {shown}")
+
+
+@lru_cache(maxsize=1)
+def _stamp(seconds: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
 
 
 def _shown(value: Any) -> str:

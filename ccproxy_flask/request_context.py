@@ -64,8 +64,8 @@ def _close_durations(record: RequestRecord, elapsed: float) -> None:
     """Note how long it took, to the microsecond: what is behind that is noise of arithmetic."""
     record.duration_seconds, record.duration_ms = round(elapsed, 6), elapsed * 1000
     for name in DURATIONS:
-        value = getattr(record, name)
-        setattr(record, name, value if value is None else round(value, 3))
+        if (value := getattr(record, name)) is not None:
+            setattr(record, name, round(value, 3))
 
 
 class RequestContext:

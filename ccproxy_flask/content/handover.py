@@ -82,7 +82,8 @@ class Handover:
     def _append(self, kind: Kind, number: int, micros: int, data: bytes) -> bool:
         self._waiting.append((head_of(kind, number, len(data), micros), data))
         self._bytes += len(data) + FRAME_COST
-        self._wake.set()
+        if not self._wake.is_set():  # who waits looks for frames after each clear()
+            self._wake.set()
         return True
 
     def _run(self) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from functools import partial
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Protocol
 
 import structlog
@@ -49,6 +50,7 @@ _COST_TYPES = {
 }
 DEFAULT_NAMESPACE = "ccproxy"
 _SUMMED = ("request_bytes", "response_bytes", *_TOKEN_TYPES, *_COST_TYPES)
+_summed_of = attrgetter(*_SUMMED)
 _DURATIONS = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600, float("inf"))
 _LATENCIES = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 3, 5, 10, 20, 30, 60, float("inf"))
 
@@ -204,16 +206,16 @@ class PrometheusMetrics:
             children["error_type", failed if failed in ERROR_TYPES else OTHER].inc()
         if record.client_disconnected:
             children["client_disconnected"].inc()
-        for column in _SUMMED:
-            if value := getattr(record, column):
-                self._add(children, column, float(value), record.request_id)
-
-    def _add(self, children: _Children, column: str, value: float, request_id: str) -> None:
-        # What upstreams claim: one that is no number would make the sum no number for ever.
-        if 0 <= value < math.inf:
-            children[column].inc(value)
-        else:
-            log.warning("figure_refused", column=column, value=value, request_id=request_id)
+        for column, figure in zip(_SUMMED, _summed_of(record), strict=True):
+            if not figure:
+                continue
+            value = float(figure)
+            # What upstreams claim: one that is no number would make the sum no number for ever.
+            if 0 <= value < math.inf:
+                children[column].inc(value)
+            else:
+                request_id = record.request_id
+                log.warning("figure_refused", column=column, value=value, request_id=request_id)
 
     def observe_gap(self, record: RequestRecord, seconds: float) -> None:
         """Take the longest silence inside a stream."""

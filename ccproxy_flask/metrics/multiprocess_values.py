@@ -290,7 +290,10 @@ class SharedValue:
         with _figures.lock:
             self._value += amount
             self._timestamp = 0.0
-            self._write()
+            if self._map is not None:  # at once: some dozen of them change with each request
+                self._map[self._place] = _pack_figure(self._value, 0.0)
+            else:
+                _figures.settle()
 
     def set(self, value: float, timestamp: float | None = None) -> None:
         """Set the figure; *timestamp* (seconds) decides which process's is the most recent."""

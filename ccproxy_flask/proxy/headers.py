@@ -7,6 +7,7 @@ is passed on as it came, repeated ones too.
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from ..dialects import KEY_HEADERS
@@ -73,10 +74,7 @@ def drop(headers: Headers, name: str) -> None:
 
 def size_of(headers: Headers) -> int:
     """Return the bytes *headers* take on the wire."""
-    size = 4 * len(headers)
-    for name, value in headers:
-        size += len(name) + len(value)
-    return size
+    return 4 * len(headers) + sum(map(len, chain.from_iterable(headers)))
 
 
 def client_key(headers: Mapping[str, str], query: str) -> str | None:

@@ -53,7 +53,7 @@ class TransparentResponse(wsgi.Response):  # type: ignore[misc]  # gunicorn is u
             return
         self.headers.extend(headers)
         for name, value in headers:
-            if name.lower() == "content-length":
+            if len(name) == 14 and name.lower() == "content-length":
                 self.response_length = int(value)
 
     def default_headers(self) -> list[str]:

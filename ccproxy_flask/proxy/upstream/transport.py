@@ -255,7 +255,7 @@ def _request_head(request: UpstreamRequest, origin: Origin) -> bytes:
 
 def _keep_alive_seconds(head: http1.Head) -> float:
     for name, value in head.headers:
-        if name.lower() == "keep-alive":
+        if len(name) == 10 and name.lower() == "keep-alive":
             for part in value.split(","):
                 word, _, number = part.strip().partition("=")
                 if word.lower() == "timeout" and number.isdigit():
