@@ -12,6 +12,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 CHROMIUM = Path("/usr/bin/chromium")
+AXE = Path(__file__).parent.parent / "build" / "npm" / "node_modules" / "axe-core" / "axe.min.js"
 CHROMIUM_ARGS = [
     "--headless",
     "--no-sandbox",
@@ -31,6 +32,10 @@ browser_test = [
         reason=f"{CHROMIUM} is not installed",
     ),
 ]
+needs_npm = pytest.mark.skipif(
+    not AXE.exists() and os.environ.get("CI") != "true",
+    reason="what comes from npm is not here (make browser)",
+)
 
 
 @contextmanager
@@ -81,3 +86,15 @@ class Visit:
     def close(self) -> None:
         """Close the page."""
         self._context.close()
+
+
+def axe(seen: Visit) -> list[str]:
+    """Return what axe-core finds on the page."""
+    # Not as a script of the page: its policy forbids that.
+    seen.page.evaluate(AXE.read_text())
+    found = seen.page.evaluate("axe.run({ resultTypes: ['violations'] })")
+    return [
+        f"{one['id']}: {node['html'][:120]} {node['failureSummary'][:200]}"
+        for one in found["violations"]
+        for node in one["nodes"]
+    ]

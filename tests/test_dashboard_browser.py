@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 import re
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -13,22 +12,16 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from browser_support import Visit, browser_test, chromium
+from browser_support import Visit, axe, browser_test, chromium, needs_npm
 from dashboard_support import Site, make_record, open_journal, wait_for
 from playwright.sync_api import Browser, expect
 
-ROOT = Path(__file__).parent.parent
-AXE = ROOT / "build" / "npm" / "node_modules" / "axe-core" / "axe.min.js"
 MARKUP = "<img src=x onerror=\"document.title='owned'\">"
 TOKEN = "long-token-1234567890"  # noqa: S105  a test's token
 DESK = {"width": 1440, "height": 900}
 PHONE = {"width": 390, "height": 844}
 
 pytestmark = browser_test
-needs_npm = pytest.mark.skipif(
-    not AXE.exists() and os.environ.get("CI") != "true",
-    reason="what comes from npm is not here (make browser)",
-)
 
 
 @pytest.fixture
@@ -585,7 +578,13 @@ class TestOtherPages:
     def test_keys_lead_from_page_to_page(self, site: Site, visit: Callable[..., Visit]) -> None:
         """g and a letter lead to the pages, the range comes along, and ? says so."""
         seen = visit("?range=7d")
-        for key, title in (("r", "Requests"), ("q", "SQL"), ("s", "Status"), ("o", "Overview")):
+        for key, title in (
+            ("r", "Requests"),
+            ("s", "Sessions"),
+            ("q", "SQL"),
+            ("t", "Status"),
+            ("o", "Overview"),
+        ):
             seen.page.keyboard.press("g")
             seen.page.keyboard.press(key)
             expect(seen.page).to_have_title(f"{title} · ccproxy")
@@ -781,18 +780,6 @@ class TestEverybody:
             assert contrast(text, ground) >= 4.5
             button.hover()
         seen.close()
-
-
-def axe(seen: Visit) -> list[str]:
-    """Return what axe-core finds on the page."""
-    # Not as a script of the page: its policy forbids that.
-    seen.page.evaluate(AXE.read_text())
-    found = seen.page.evaluate("axe.run({ resultTypes: ['violations'] })")
-    return [
-        f"{one['id']}: {node['html'][:120]} {node['failureSummary'][:200]}"
-        for one in found["violations"]
-        for node in one["nodes"]
-    ]
 
 
 def contrast(one: str, other: str) -> float:

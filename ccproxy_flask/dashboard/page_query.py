@@ -19,7 +19,7 @@ from ccproxy_flask.record import COLUMNS
 from ccproxy_flask.store.base import Cursor, LogFilter
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     from werkzeug.datastructures import MultiDict
 
@@ -246,8 +246,15 @@ def _stamp(moment: datetime) -> str:
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def read(args: MultiDict[str, str], now: datetime | None = None) -> PageQuery:
-    """Return what the parameters *args* ask for. Never raises."""
+def read(
+    args: MultiDict[str, str],
+    now: datetime | None = None,
+    sorts: Collection[str] = SORT_COLUMNS,
+) -> PageQuery:
+    """Return what the parameters *args* ask for; *sorts*: what it can sort by.
+
+    Never raises.
+    """
     problems: list[str] = []
     chosen, start, end = _range(
         args.get("range", DEFAULT_RANGE), now or datetime.now(UTC), problems
@@ -273,7 +280,7 @@ def read(args: MultiDict[str, str], now: datetime | None = None) -> PageQuery:
         live=live,
         filters=filters,
         where=where,
-        sort=_sort(args.get("sort"), problems),
+        sort=_sort(args.get("sort"), sorts, problems),
         columns=_columns(args.getlist("cols"), problems),
         cursor=_cursor(args.get("cursor"), problems),
         page=_page(args.get("page"), problems),
@@ -311,10 +318,10 @@ def _moment(text: str, last: bool = False) -> datetime | None:
         return None
 
 
-def _sort(text: str | None, problems: list[str]) -> str:
+def _sort(text: str | None, sorts: Collection[str], problems: list[str]) -> str:
     if not text:
         return "-time"
-    if text.removeprefix("-") in SORT_COLUMNS:
+    if text.removeprefix("-") in sorts:
         return text
     problems.append(f"sort={text[:60]} is left out: there is no such column.")
     return "-time"

@@ -6,16 +6,18 @@ import time
 from datetime import datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import orjson
 from flask import Blueprint, Response, current_app, redirect, request
 
 from ccproxy_flask.access import auth_token, comes_from_own_page, relative_url
 from ccproxy_flask.errors import ERROR_TYPES, StoreUnavailable
+from ccproxy_flask.filters.values import LONGEST_TEXT
 from ccproxy_flask.record import COLUMN_TYPES, COLUMNS
 
 from . import format as texts
-from . import views
+from . import session_views, views
 from .page_query import (
     COLUMN_NAMES,
     FILTERS,
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
     from werkzeug.wrappers import Response as AnyResponse
 
     from ccproxy_flask.settings import Settings
-    from ccproxy_flask.store.base import Store
+    from ccproxy_flask.store.base import ContentSource, Store
 
 pages = Blueprint("pages", __name__)
 """Part of the dashboard's blueprint, which guards and traces it."""
@@ -61,7 +63,8 @@ def _as_link() -> AnyResponse | None:
         changes = dict.fromkeys(FILTERS) | typed(request.args["f"])
     elif len(request.args.getlist("cols")) < 2:
         return None
-    return redirect(relative_url(read(request.args).link(request.path, **changes)), 303)
+    path = quote(request.path, safe="/")
+    return redirect(relative_url(_query().link(path, **changes)), 303)
 
 
 @pages.get("", strict_slashes=False)
@@ -86,6 +89,33 @@ def one_request(request_id: str) -> tuple[str, int]:
         return {"view": found["view"], "request_id": request_id}
 
     text = _page("request", ask)
+    return text, 404 if found.get("view", "") is None else 200
+
+
+@pages.get("/sessions")
+def sessions() -> str:
+    """The table of sessions."""
+    return _page(
+        "sessions",
+        lambda store, query: {"view": session_views.sessions(store, query)},
+        sorts=session_views.SORTS,
+    )
+
+
+@pages.get("/sessions/<path:session_id>")
+def one_session(session_id: str) -> tuple[str, int]:
+    """One session with its turns by agent; 404 where there is none, or not yet."""
+    found: dict[str, Any] = {}
+    content: ContentSource | None = current_app.extensions.get("ccproxy.content")
+
+    def ask(store: Store, query: PageQuery) -> dict[str, Any]:
+        is_id = len(session_id) <= LONGEST_TEXT
+        if content is not None:
+            ask_for = session_views.session
+            found["view"] = ask_for(store, content, session_id, query) if is_id else None
+        return found
+
+    text = _page("session", ask, session_id=session_id, parts=session_views.PARTS)
     return text, 404 if found.get("view", "") is None else 200
 
 
@@ -138,7 +168,7 @@ def suggestions() -> Response:
 
 def _page(name: str, ask: Callable[[Store, PageQuery], dict[str, Any]], **more: Any) -> str:
     """Render a page; where the store does not answer, with the reason in place of its part."""
-    query = read(request.args) if name != "sql" else read(_without_q())
+    query = _query()
     values: dict[str, Any] = {"view": None}
     away = None
     store: Store | None = current_app.extensions.get("ccproxy.store")
@@ -158,6 +188,7 @@ def _page(name: str, ask: Callable[[Store, PageQuery], dict[str, Any]], **more: 
         names=COLUMN_NAMES,
         numeric=NUMERIC,
         sortable=SORT_COLUMNS,
+        session_link=session_views.address,
         empty_row=_EMPTY_ROW,
         examples=sql_examples,
         charts=current_app.extensions["ccproxy.dashboard_charts"],
@@ -177,11 +208,16 @@ def _rendered(name: str, **values: Any) -> str:
     return "".join(pieces)
 
 
-def _without_q() -> Any:
-    """Return the parameters without ``q``, which is the statement on the page for SQL."""
+def _query() -> PageQuery:
+    """Return what the address asks for, as this page understands it."""
+    page = (request.endpoint or "").rpartition(".")[2]
+    if page == "sessions":
+        return read(request.args, sorts=session_views.SORTS)
+    if page != "sql":
+        return read(request.args)
     found = request.args.copy()
-    found.poplist("q")
-    return found
+    found.poplist("q")  # the statement
+    return read(found)
 
 
 def _settings() -> Settings:

@@ -344,6 +344,7 @@ def _facts(record: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]
         found = ((texts.words(name), record.get(name)) for name in names)
         return [(name, _setting(value)) for name, value in found if value not in (None, "")]
 
+    session = "session_id" if record.get("session_id") else "conversation_id"
     sizes = [
         ("request body", texts.size(record.get("request_bytes"))),
         ("answer body", texts.size(record.get("response_bytes"))),
@@ -354,7 +355,7 @@ def _facts(record: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]
         ("Model", plain("provider", "model", "model_requested", "finish_reason", "cost_source")),
         (
             "Who",
-            plain("client_ip", "user_agent", "session_id", "agent_id", "user_id", "api_key_id"),
+            plain("client_ip", "user_agent", session, "agent_id", "user_id", "api_key_id"),
         ),
         ("Ids", plain("request_id", "client_request_id", "upstream_request_id", "node")),
         ("Size", [*sizes, *plain("retry_count")]),

@@ -1,6 +1,6 @@
 // The keyboard: one key, one thing to do. Not while somebody types.
 
-const PAGES = { o: "", r: "requests", q: "sql", s: "status" };
+const PAGES = { o: "", r: "requests", q: "sql", s: "sessions", t: "status" };
 const AFTER_G = 1_500;
 
 export function keyboard({ move, open, close, pause, copy, help, filter, page, press }) {

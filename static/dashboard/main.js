@@ -27,6 +27,7 @@ let refreshAt = 0;
 let lastRefresh = Date.now();
 let asked = null;
 let skew = 0;
+let chosen = null;
 
 // -- what the live connection says --
 
@@ -93,6 +94,7 @@ function mount(kind) {
   localize(one("#main"));
   drawCharts();
   if (kind === "refreshed") {
+    mark(chosen);
     show();
     return;
   }
@@ -100,6 +102,7 @@ function mount(kind) {
   const form = one("[data-filter]");
   if (form) new FilterField(form);
   const feed = one("[data-feed]");
+  chosen = null;
   table = feed ? new LiveTable(feed, show) : null;
   if (table) table.skew = skew;
   paused = false;
@@ -107,12 +110,19 @@ function mount(kind) {
   showStatus();
   showContent(document);
   closePanel();
-  // Pages without a table need no more of the connection than that it is there.
-  const parameters = table ? String(common()) : asked ?? "";
+  const parameters = heardParameters();
   if (collects && asked !== parameters) connection.open(parameters);
   else if (collects && table) connection.again();
   asked = parameters;
   show();
+}
+
+/** Whose requests the connection tells of: those of the table, or of the sessions that are shown. */
+function heardParameters() {
+  const session = one("[data-session-id]");
+  if (session) return String(new URLSearchParams({ session: session.dataset.sessionId }));
+  // Other pages need no more of the connection than that it is there.
+  return table || page() === "sessions" ? String(common()) : asked ?? "";
 }
 
 let painting = false;
@@ -202,6 +212,7 @@ function closePanel() {
 }
 
 function mark(id) {
+  chosen = id;
   for (const row of document.querySelectorAll(".row.chosen")) row.classList.remove("chosen");
   const row = id && one(`.row[data-id="${CSS.escape(id)}"]`);
   row?.classList.add("chosen");
@@ -258,6 +269,12 @@ const clicks = {
   "[data-reset]": async () => {
     const said = await reset();
     if (said) toast(said);
+  },
+  "[data-list] .row": (element, event) => {
+    if (event.target.closest("a, button") || getSelection().toString()) return;
+    const { href } = one("a.open", element);
+    if (event.ctrlKey || event.metaKey) open(href, "_blank", "noopener");
+    else go(href);
   },
   "[data-rows] .row": (element, event) => {
     if (event.target.closest("a, button") || getSelection().toString()) return;
@@ -330,6 +347,14 @@ function toast(text) {
   }, 4_000);
 }
 
+/** Shows the page `name`; its lists keep range and filters, and their order where they share one. */
+function goTo(name) {
+  const url = new URL(new URL(name, DASHBOARD).href.replace(/\/$/, ""));
+  if (["", "requests", "sessions"].includes(name)) url.search = common();
+  if (name === "sessions" || page().startsWith("session")) url.searchParams.delete("sort");
+  go(url.href);
+}
+
 // -- theme and keyboard --
 
 const THEMES = ["system", "light", "dark"];
@@ -362,7 +387,7 @@ keyboard({
   copy: () => copy(location.href),
   help: () => one("[data-help-dialog]").showModal(),
   filter: () => one("[data-filter] [name=f]")?.focus(),
-  page: (name) => go(new URL(name, DASHBOARD).href.replace(/\/$/, "") + (["", "requests"].includes(name) ? `?${common()}`.replace(/\?$/, "") : "")),
+  page: goTo,
   press: (key) => {
     const element = one(`[data-key="${CSS.escape(key)}"]`, panel.hidden ? document : panel);
     element?.click();

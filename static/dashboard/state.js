@@ -33,6 +33,13 @@ export function requestAddress(id) {
   return url.href;
 }
 
+/** The page of a session; a slash in its id stays one, as in the server's links. */
+export function sessionAddress(id) {
+  const url = new URL(`sessions/${id.split("/").map(encodeURIComponent).join("/")}`, DASHBOARD);
+  url.search = common();
+  return url.href;
+}
+
 /** What is kept in this browser alone. */
 export function remembered(name) {
   try {

@@ -1,7 +1,7 @@
 // The table of requests, as it is in the page: new ones come in on top, those in flight are updated
 // in place. The server says how everything looks; here it is put in as text, never as markup.
 
-import { requestAddress } from "./state.js";
+import { requestAddress, sessionAddress } from "./state.js";
 import { clock, elapsed } from "./times.js";
 
 const MOST_IN_FLIGHT = 200;
@@ -173,6 +173,8 @@ function fill(row, view) {
     dot.dataset.provider = view.provider;
     dot.title = view.provider;
   }
+  const session = row.querySelector("a[data-session]");
+  if (session && view.session) session.href = sessionAddress(view.session);
   const link = row.querySelector("a.open");
   if (link) link.href = requestAddress(view.id);
 }
