@@ -57,11 +57,13 @@ _ERRORS = {
     "404": "There is no such thing, or it is switched off",
     "405": "Another method",
     "413": "Too large",
+    "429": "Too many wrong tokens, or too many viewers at once",
     "503": "Recording is off, or the store is unavailable",
 }
 _ERROR_HEADERS: dict[str, dict[str, Schema]] = {
     "401": {"WWW-Authenticate": {"type": "string", "pattern": "^Bearer "}},
     "405": {"Allow": {"type": "string"}},
+    "429": {"Retry-After": {"type": "integer", "minimum": 1}},
     "503": {"Retry-After": {"type": "integer", "minimum": 1}},
 }
 _HEADERS: dict[str, Schema] = {

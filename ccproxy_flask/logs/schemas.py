@@ -80,6 +80,10 @@ def _content() -> Schema:
         "messages": _list(message),
         "answer": {"type": ["object", "null"], "properties": message["properties"]},
         "verified": _named(_TEXT),
+        **_fields(_TEXT_OR_NULL, "method", "target", "api", "provider"),
+        "status": {"type": ["integer", "null"]},
+        **_fields(_list(_list(_TEXT)), "request_headers", "response_headers"),
+        **_fields({"type": "object"}, "request", "response", "end"),
         "chunks": _list(_list(_COUNT)),
         "events": _list(event),
     }
