@@ -57,7 +57,8 @@ def map_case(context: schemathesis.HookContext, case: schemathesis.Case) -> sche
         return case
     if case.query:
         order_ranges(case.query)
-    if case.path == "/logs/entries/{request_id}" and next(REAL_ID) and NEWEST.exists():
+    is_entry = case.path.startswith("/logs/entries/{request_id}")
+    if is_entry and next(REAL_ID) and NEWEST.exists():
         case.path_parameters["request_id"] = NEWEST.read_text()
     if case.path == "/logs/sql" and next(REAL_SQL):
         case.body = {**case.body, "sql": random.choice(STATEMENTS)}

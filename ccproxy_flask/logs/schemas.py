@@ -68,7 +68,13 @@ def schemas() -> dict[str, Schema]:
 
 def _content() -> Schema:
     """What was said; with ``raw=events`` the pieces and events in its place."""
-    block = _object(_fields(_TEXT, "type"))
+    any_value: Schema = {}
+    block: Schema = {
+        "type": "object",
+        "required": ["type"],
+        "properties": _fields(_TEXT_OR_NULL, "type", "text", "name", "media_type")
+        | {"id": any_value, "input": any_value, "is_error": _FLAG, "bytes": _COUNT_OR_NULL},
+    }
     message = _object({"role": _TEXT, "blocks": _list(block)})
     tool = _object(_fields(_TEXT, "name", "description") | {"bytes": _COUNT})
     event = _object({"offset": _COUNT, "micros": _COUNT_OR_NULL, "data": {"type": "object"}})
@@ -78,7 +84,12 @@ def _content() -> Schema:
         "system": _list(block),
         "tools": _list(tool),
         "messages": _list(message),
-        "answer": {"type": ["object", "null"], "properties": message["properties"]},
+        "answer": {
+            "type": ["object", "null"],
+            "properties": message["properties"]
+            | {"stop": any_value, "model": any_value, "id": any_value},
+        },
+        "error": any_value,
         "verified": _named(_TEXT),
         **_fields(_TEXT_OR_NULL, "method", "target", "api", "provider"),
         "status": {"type": ["integer", "null"]},
