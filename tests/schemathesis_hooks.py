@@ -60,6 +60,8 @@ def map_case(context: schemathesis.HookContext, case: schemathesis.Case) -> sche
     is_entry = case.path.startswith("/logs/entries/{request_id}")
     if is_entry and next(REAL_ID) and NEWEST.exists():
         case.path_parameters["request_id"] = NEWEST.read_text()
+        if "with" in (case.query or {}):
+            case.query["with"] = "previous"
     if case.path == "/logs/sql" and next(REAL_SQL):
         case.body = {**case.body, "sql": random.choice(STATEMENTS)}
     return case

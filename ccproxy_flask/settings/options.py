@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -30,6 +29,8 @@ RESERVED_NAMES = frozenset({"api", "v1", "logs", "dashboard", "metrics", "health
 _PROVIDER_NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}")
 # A unix socket's path has a bound of 104 (BSD) or 108 (Linux) bytes.
 _LONGEST_SOCKET_PATH = 100
+# Where one is too long: short, and the same for all processes, whatever TMPDIR says to each.
+_SHORT_FOLDER = Path("/tmp")  # noqa: S108  what is made in there is private, and looked at before use
 
 
 def _no_flag(value: object) -> object:
@@ -382,7 +383,7 @@ class Settings(_Section):
         if len(os.fsencode(path)) <= _LONGEST_SOCKET_PATH:
             return path
         digest = hashlib.sha256(os.fsencode(path)).hexdigest()[:16]
-        return Path(tempfile.gettempdir()) / f"ccproxy-{os.getuid()}-{digest}" / "recorder.sock"
+        return _SHORT_FOLDER / f"ccproxy-{os.getuid()}-{digest}" / "recorder.sock"
 
     @property
     def traces_directory(self) -> Path:
