@@ -45,7 +45,7 @@ def session(server, upstream):
     for request_id, _ in said:
         wait_until(
             lambda one=request_id: server.request("GET", f"/logs/entries/{one}/content")[0] == 200,
-            10,
+            30,
         )
     server.records(2)
     return [

@@ -99,6 +99,7 @@ def test_bodies_events_and_changes(
     turn(server, "one")
     seen = visit(f"/dashboard/requests/{turn(server, 'two')}")
     said = seen.page.locator("[data-content]")
+    expect(said.locator(".answer-turn")).to_be_visible()
 
     said.get_by_role("button", name="Request").click()
     expect(said.locator(".code pre")).to_contain_text('"system": "Be brief."')

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import Server, free_port
+from conftest import ROOT, Server, free_port
 from scripted import wait_until
 
 from ccproxy_flask.listening import CannotListen, refuse_taken
@@ -53,8 +53,8 @@ def kill_all(server: Server) -> None:
     assert len(before) == 2
     for pid in before:
         os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: server.worker_pids() and server.worker_pids()[0] not in before)
-    wait_until(lambda: server.recorder_pids() and server.recorder_pids()[0] not in before)
+    wait_until(lambda: set(server.worker_pids()) - set(before))
+    wait_until(lambda: set(server.recorder_pids()) - set(before))
 
 
 def said(server: Server, text: str) -> list[str]:
@@ -123,7 +123,7 @@ def test_busy_port_is_one_line(tmp_path):
         done = subprocess.run(
             [sys.executable, "-m", "ccproxy_flask.cli", "serve", "--port", str(port)],
             cwd=tmp_path,
-            env={"PATH": os.environ["PATH"], "HOME": str(tmp_path)},
+            env={"PATH": os.environ["PATH"], "HOME": str(tmp_path), "PYTHONPATH": str(ROOT)},
             capture_output=True,
             text=True,
             timeout=60,

@@ -53,12 +53,14 @@ def test_full_disk_stops_no_request(
     workers = server.worker_pids()
     send(server, 60, "x")
     assert server.worker_pids() == workers
+    # A request is counted after its answer: only then may its worker die.
+    wait_until(lambda: total(scrape(server), "ccproxy_tokens_total", type="input") == 180)
     kill_workers(server)
     send(server, 60, "x")
 
     proxied = {"service_type": "proxy_service"}
     assert total(scrape(server), "ccproxy_requests_total", **proxied) == 120
-    assert total(scrape(server), "ccproxy_tokens_total", type="input") == 360
+    wait_until(lambda: total(scrape(server), "ccproxy_tokens_total", type="input") == 360)
     server.records(120)
 
 

@@ -56,12 +56,20 @@ class Chains:
         missing = {before for before, _ in goes_on.values()} - self._known.keys() - answers
         for message_id, name in (self._look_up(missing) if missing else {}).items():
             self._learn(message_id, name)
+        came_from = {answer: before for before, answer in goes_on.values()}
         names = {}
-        for request_id in sorted(goes_on):  # the ids sort by time
-            before, answer = goes_on[request_id]
-            names[request_id] = self._known.get(before, before)
+        for request_id, (before, answer) in goes_on.items():
+            names[request_id] = self._root_of(before, came_from)
             self._learn(answer, names[request_id])
         return names
+
+    def _root_of(self, message_id: str, came_from: Mapping[object, str]) -> str:
+        """Return the chain of an answer, also where what it goes on from comes with it."""
+        seen: set[str] = set()
+        while message_id not in self._known and message_id in came_from and message_id not in seen:
+            seen.add(message_id)
+            message_id = came_from[message_id]
+        return self._known.get(message_id, message_id)
 
     def _learn(self, message_id: object, name: object) -> None:
         if isinstance(message_id, str) and isinstance(name, str):

@@ -36,6 +36,7 @@ const WAYS = {
 
 async function show(place, way) {
   const target = place.querySelector("[data-content-body]");
+  place.dataset.way = way;
   target.setAttribute("aria-busy", "true");
   let parts;
   try {
@@ -43,7 +44,7 @@ async function show(place, way) {
   } catch (error) {
     parts = [element("p", "none", error.message)];
   }
-  if (!target.isConnected) return;
+  if (!target.isConnected || place.dataset.way !== way) return; // another one was asked for meanwhile
   target.removeAttribute("aria-busy");
   target.replaceChildren(...parts);
 }
