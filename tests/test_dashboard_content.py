@@ -102,7 +102,7 @@ def test_bodies_events_and_changes(
     expect(said.locator(".answer-turn")).to_be_visible()
 
     said.get_by_role("button", name="Request").click()
-    expect(said.locator(".code pre")).to_contain_text('"system": "Be brief."')
+    expect(said).to_contain_text('"system": "Be brief."')
     said.get_by_role("button", name="Events").click()
     expect(said.get_by_role("row")).to_have_count(7)
     expect(said.get_by_role("row").nth(1)).to_contain_text("message_start")
