@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -98,3 +98,19 @@ def axe(seen: Visit) -> list[str]:
         for one in found["violations"]
         for node in one["nodes"]
     ]
+
+
+@contextmanager
+def visits(browser: Browser, url: str, **defaults: Any) -> Iterator[Callable[..., Visit]]:
+    """Give a function that opens pages below *url*; nothing may have gone wrong at the end."""
+    opened: list[Visit] = []
+
+    def open_page(path: str, **options: Any) -> Visit:
+        opened.append(Visit(browser, **{**defaults, **options}))
+        opened[-1].page.goto(url + path)
+        return opened[-1]
+
+    yield open_page
+    for one in opened:
+        one.close()
+        assert one.complaints == []

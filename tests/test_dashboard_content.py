@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterator
 
 import pytest
-from browser_support import Visit, browser_test, chromium
+from browser_support import Visit, browser_test, chromium, visits
 from conftest import Server
 from playwright.sync_api import Browser, expect
 from scripted import Conversation, ScriptedUpstream, wait_until
@@ -27,18 +27,9 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def visit(browser: Browser, server: Server) -> Iterator[Callable[..., Visit]]:
-    """Return a function that opens a page; nothing may have gone wrong at the end."""
-    visits: list[Visit] = []
-
-    def open_page(path: str) -> Visit:
-        visits.append(Visit(browser, viewport={"width": 1280, "height": 900}))
-        visits[-1].page.goto(server.url + path)
-        return visits[-1]
-
-    yield open_page
-    for one in visits:
-        one.close()
-        assert one.complaints == []
+    """Return a function that opens a page of the server."""
+    with visits(browser, server.url, viewport={"width": 1280, "height": 900}) as open_page:
+        yield open_page
 
 
 def answer(talk: Conversation) -> None:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 
 import pytest
-from browser_support import Visit, axe, browser_test, chromium, needs_npm
+from browser_support import Visit, axe, browser_test, chromium, needs_npm, visits
 from conftest import Server
 from playwright.sync_api import Browser, expect
 from scripted import Conversation, ScriptedUpstream, wait_until
@@ -39,18 +39,9 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def visit(browser: Browser, server: Server) -> Iterator[Callable[..., Visit]]:
-    """Return a function that opens a page; nothing may have gone wrong at the end."""
-    visits: list[Visit] = []
-
-    def open_page(path: str, **options: object) -> Visit:
-        visits.append(Visit(browser, **{"viewport": {"width": 1440, "height": 900}, **options}))
-        visits[-1].page.goto(server.url + path)
-        return visits[-1]
-
-    yield open_page
-    for one in visits:
-        one.close()
-        assert one.complaints == []
+    """Return a function that opens a page of the server."""
+    with visits(browser, server.url, viewport={"width": 1440, "height": 900}) as open_page:
+        yield open_page
 
 
 def answer(talk: Conversation) -> None:
