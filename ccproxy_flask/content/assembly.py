@@ -24,6 +24,7 @@ from .secrets import Span, secret_spans, stream_spans, take_out
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
+Json = dict[str, Any]
 _STREAMS = ("text/event-stream", "application/x-ndjson", "application/ndjson", "application/jsonl")
 _SCRUBBED, _WIRE = "scrubbed", "wire"
 _LONGEST_TARGET = 2048
@@ -265,14 +266,19 @@ def events_of(said: bytes) -> list[dict[str, Any]]:
     return [event for event in found if isinstance(event, dict)]
 
 
-def answer_of(api: str, said: bytes, streams: bool) -> dict[str, Any] | None:
-    """Return the answer in the body *said*, in the shape of :mod:`.conversation`."""
+def answer_document(api: str, said: bytes, streams: bool) -> Json | None:
+    """Return the JSON of the answer in the body *said*, put together where it was a stream."""
     if streams:
-        return conversation.assembled_answer(api, events_of(said))
+        return conversation.put_together(api, events_of(said))
     document = as_json(said)
     if isinstance(document, list):  # Gemini without ``alt=sse``
-        return conversation.assembled_answer(api, [e for e in document if isinstance(e, dict)])
-    return conversation.parsed_answer(api, document)
+        return conversation.put_together(api, [e for e in document if isinstance(e, dict)])
+    return document if isinstance(document, dict) else None
+
+
+def answer_of(api: str, said: bytes, streams: bool) -> Json | None:
+    """Return the answer in the body *said*, in the shape of :mod:`ccproxy_flask.dialects.said`."""
+    return conversation.parsed_answer(api, answer_document(api, said, streams))
 
 
 def _header(head: dict[str, Any], name: str) -> str:

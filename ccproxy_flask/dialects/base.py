@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ..usage.answer import AnswerReader
 from ..usage.parser import SMALL_JSON, PlainParser
 from ..usage.request import RequestReader, asks_by_member, asks_where_it_says
+from .said import Said, plain_request
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -33,6 +34,9 @@ class Endpoint(NamedTuple):
     """A model answers; else it is a list, a count, a file, and what is stored."""
     of: RequestClass | None = None
     """What requests to it are for, whoever sends them; None: that is for the client to say."""
+
+
+_PLAIN = Said(plain_request)
 
 
 def _never(_path: str, _headers: Mapping[str, str]) -> bool:
@@ -69,6 +73,8 @@ class Dialect:
     """Where answers have the provider's own id; the first one that is there counts."""
     limit_headers: tuple[str, ...] = ()
     """What the names of the headers begin with that state rate limits."""
+    said: Said = _PLAIN
+    """How it says things."""
     begins_chains: bool = False
     """A later request may name an answer by its id, in place of what was said before."""
     price_vendor: str | None = None

@@ -17,14 +17,16 @@ from ..usage.parser import (
     as_objects,
 )
 from ..usage.request import asks_by_member
+from . import said
 from .base import Dialect, Endpoint, names
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from ..errors import ProxyError
     from ..usage.partial_json import WantedMembers
 
+Json = dict[str, Any]
 # Vertex may send the number of the enum instead of its name ("Modality").
 _AUDIO = frozenset({"AUDIO", 4})
 _IMAGE = frozenset({"IMAGE", 2})
@@ -126,6 +128,81 @@ def error_body(error: ProxyError, request_id: str) -> bytes:  # noqa: ARG001  it
     return orjson.dumps({"error": shape})
 
 
+# -- what is said ----------------------------------------------------------------------------------
+
+
+def _blocks(parts: object) -> list[Json]:
+    return said.blocks(parts, {}, _block)
+
+
+def _block(part: Json) -> Json:
+    """Return the block of a part without a text."""
+    if call := as_object(part.get("functionCall")):
+        return said.tool_use(call.get("name"), call.get("id"), call.get("args"))
+    if result := as_object(part.get("functionResponse")):
+        content = result.get("response")
+        number = result.get("id") or result.get("name")
+        return said.tool_result(number, _blocks(content), content, False)
+    if data := as_object(part.get("inlineData") or part.get("inline_data")):
+        return said.media(data.get("mimeType") or data.get("mime_type"), data.get("data"))
+    if file := as_object(part.get("fileData") or part.get("file_data")):
+        return said.media(file.get("mimeType"), None)
+    return said.other_block(part)
+
+
+def _request(document: Json) -> Json:
+    system = as_object(document.get("systemInstruction") or document.get("system_instruction"))
+    declared = [
+        tool
+        for group in as_objects(document.get("tools"))
+        for tool in group.get("functionDeclarations")
+        or group.get("function_declarations")
+        or [group]
+    ]
+    return {
+        "system": _blocks(system.get("parts")),
+        "tools": said.tools(declared),
+        "messages": [
+            said.message(each.get("role") or "user", _blocks(each.get("parts")))
+            for each in as_objects(document.get("contents"))
+        ],
+    }
+
+
+def _answer(document: Json) -> Json | None:
+    candidate = next(iter(as_objects(document.get("candidates"))), None)
+    if candidate is None:
+        return None
+    blocks = _blocks(as_object(candidate.get("content")).get("parts"))
+    reason, model = candidate.get("finishReason"), document.get("modelVersion")
+    return said.answer(blocks, reason, model, document.get("responseId"))
+
+
+def _put_together(events: Iterable[Json]) -> Json | None:
+    """Return the first chunk with the parts of all of them."""
+    head: Json | None = None
+    stop, parts = None, list[Json]()
+    for event in events:
+        for candidate in as_objects(event.get("candidates"))[:1]:
+            head = event if head is None else head
+            stop = candidate.get("finishReason") or stop
+            for part in as_objects(as_object(candidate.get("content")).get("parts")):
+                _add_part(parts, part)
+    if head is None:
+        return None
+    return head | {"candidates": [{"content": {"parts": parts}, "finishReason": stop}]}
+
+
+def _add_part(parts: list[Json], part: Json) -> None:
+    """Add *part*, to the one before where both are words of the same kind."""
+    last = parts[-1] if parts else {}
+    are_words = isinstance(part.get("text"), str) and isinstance(last.get("text"), str)
+    if are_words and (part.get("thought") is True) == (last.get("thought") is True):
+        parts[-1] = last | {"text": last["text"] + part["text"]}
+    else:
+        parts.append(part)
+
+
 _CALL = re.compile(r":(?:generate|streamGenerate|embed|batchEmbed)Contents?$|:countTokens$")
 _METHOD = re.compile(r":(\w+)$")
 _HEADERS = frozenset({"x-goog-api-key", "x-goog-api-client"})
@@ -193,5 +270,8 @@ DIALECT = Dialect(
     key_headers=("x-goog-api-key",),
     asks_for_stream=_asks_for_stream,
     price_vendor="google",
+    said=said.Said(
+        _request, _answer, _put_together, messages="contents", system="systemInstruction"
+    ),
     shown=_SHOWN,
 )

@@ -6,14 +6,26 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import orjson
 
-from ..usage.parser import ERROR_WANTED, ResponseParser, Usage, as_count, as_name, as_object
+from ..usage.parser import (
+    ERROR_WANTED,
+    ResponseParser,
+    Usage,
+    as_count,
+    as_name,
+    as_object,
+    as_objects,
+)
 from ..usage.request import asks_by_member
+from . import openai, said
 from .base import Dialect, Endpoint, names
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from ..errors import ProxyError
     from ..usage.partial_json import WantedMembers
 
+Json = dict[str, Any]
 _CONTENT_KEYS = ("content", "thinking", "tool_calls")
 
 
@@ -84,6 +96,30 @@ def error_body(error: ProxyError, request_id: str) -> bytes:  # noqa: ARG001  it
     return orjson.dumps({"error": str(error)})
 
 
+# -- what is said ----------------------------------------------------------------------------------
+
+
+def _answer(document: Json) -> Json | None:
+    blocks = openai.chat_blocks(as_object(document.get("message")))
+    blocks = blocks or said.blocks(document.get("response"), {})
+    return said.answer(blocks, document.get("done_reason"), document.get("model"), None)
+
+
+def _put_together(events: Iterable[Json]) -> Json | None:
+    """Return the lines of a stream as one: the words in a row, all calls, the last reason."""
+    whole: Json = {}
+    message: Json = {"content": "", "thinking": "", "tool_calls": []}
+    for event in events:
+        one = as_object(event.get("message"))
+        for name in ("content", "thinking"):
+            message[name] += said.as_text(one.get(name))
+        message["tool_calls"] += as_objects(one.get("tool_calls"))
+        said_so_far = said.as_text(whole.get("response")) + said.as_text(event.get("response"))
+        known = {name: value for name, value in event.items() if value}
+        whole = whole | known | {"message": message, "response": said_so_far}
+    return whole or None
+
+
 _STREAM_BY_DEFAULT = ("/api/chat", "/api/generate")
 
 
@@ -109,5 +145,6 @@ DIALECT = Dialect(
     parser=OllamaParser,
     error_body=error_body,
     asks_for_stream=_asks_for_stream,
+    said=said.Said(openai.chat_request, _answer, _put_together),
     shown=_SHOWN,
 )

@@ -11,15 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from ..usage.parser import Usage, as_count, as_money, as_object
+from ..usage.parser import Usage, as_count, as_money, as_object, as_objects
+from . import said
+from .anthropic.said import BLOCKS as ANTHROPIC_BLOCKS
 from .base import API_ROOT, Dialect, Endpoint, names
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from decimal import Decimal
 
     from ..errors import ProxyError
 
+Json = dict[str, Any]
 # Powers of ten: xAI counts in 1e-10 USD.
 _TICKS_PER_USD = 10
 
@@ -96,6 +99,62 @@ def _cost_of(raw: dict[str, Any]) -> Decimal | None:
     return ticks.scaleb(-_TICKS_PER_USD) if ticks else None
 
 
+# -- what is said ----------------------------------------------------------------------------------
+
+
+def _image(part: Json) -> Json:
+    url = part.get("image_url")
+    url = said.as_text(url.get("url") if isinstance(url, dict) else url)
+    head, _, data = url.partition(",")
+    is_data = head.startswith("data:")
+    kind = head[5:].partition(";")[0] if is_data else "image"
+    return said.media(kind, data if is_data else None)
+
+
+def _words(kind: str, member: str) -> Callable[[Json], Json]:
+    return lambda part: said.text_block(part.get(member), kind)
+
+
+BLOCKS: said.Blocks = {
+    **ANTHROPIC_BLOCKS,  # gateways take them for chats, too
+    **dict.fromkeys(("text", "input_text", "output_text"), _words("text", "text")),
+    **dict.fromkeys(("summary_text", "reasoning_text"), _words("thinking", "text")),
+    "refusal": _words("text", "refusal"),
+    **dict.fromkeys(("image_url", "input_image"), _image),
+}
+
+
+def chat_request(document: Json) -> Json:
+    """Return the conversation in ``messages``, or what older APIs have in their place."""
+    if not isinstance(document.get("messages"), list):
+        return said.plain_request(document)
+    system, messages = list[Json](), list[Json]()
+    for each in as_objects(document["messages"]):
+        blocks = chat_blocks(each)
+        if each.get("role") in said.SYSTEM_ROLES and not messages:
+            system += blocks
+        else:
+            messages.append(said.message(each.get("role"), blocks))
+    tools = said.tools(document.get("tools"))
+    return {"system": system, "tools": tools, "messages": messages}
+
+
+def chat_blocks(message: Json) -> list[Json]:
+    """Return the blocks of a message of a chat, or of its answer."""
+    content = message.get("content")
+    if message.get("role") == "tool":
+        found = said.blocks(content, BLOCKS)
+        return [said.tool_result(message.get("tool_call_id"), found, content, False)]
+    thinking = said.text_of(message, "reasoning_content", "reasoning", "thinking")
+    blocks = [said.text_block(thinking, "thinking")] if thinking is not None else []
+    blocks += said.blocks(content, BLOCKS)
+    for call in as_objects(message.get("tool_calls")):
+        function = as_object(call.get("function")) or as_object(call.get("custom"))
+        given = function.get("arguments", function.get("input"))
+        blocks.append(said.tool_use(function.get("name"), call.get("id"), given))
+    return blocks
+
+
 KEY_HEADERS = ("authorization", "api-key")  # the second one is Azure's
 REQUEST_ID_HEADERS = ("x-request-id", "request-id", "x-oai-request-id")
 LIMIT_HEADERS = (
@@ -153,5 +212,6 @@ DIALECT = Dialect(
     key_headers=KEY_HEADERS,
     request_id_headers=REQUEST_ID_HEADERS,
     limit_headers=LIMIT_HEADERS,
+    said=said.Said(chat_request),
     shown=SHOWN,
 )

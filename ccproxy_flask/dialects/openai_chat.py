@@ -5,14 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..usage.parser import ERROR_WANTED, ResponseParser, Usage, as_name, as_object, as_objects
-from . import openai
+from . import openai, said
 from .base import Dialect, Endpoint
 from .openai import usage_of
 from .stream_usage import UsageRemover, asking_for_usage
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from ..usage.partial_json import WantedMembers
 
+Json = dict[str, Any]
 _CONTENT_KEYS = (
     "content",
     "reasoning_content",
@@ -109,6 +112,54 @@ class ChatParser(ResponseParser):
             self.content_seen = bool(choice.get("text")) or any(map(delta.get, _CONTENT_KEYS))
 
 
+# -- what is said ----------------------------------------------------------------------------------
+
+
+def _answer(document: Json) -> Json | None:
+    choice = next(iter(as_objects(document.get("choices"))), None)
+    if choice is None:
+        return None
+    blocks = openai.chat_blocks(as_object(choice.get("message")))
+    blocks = blocks or said.blocks(choice.get("text"), openai.BLOCKS)
+    model, number = document.get("model"), document.get("id")
+    return said.answer(blocks, choice.get("finish_reason"), model, number)
+
+
+def _put_together(events: Iterable[Json]) -> Json | None:
+    text, thinking = list[str](), list[str]()
+    calls: dict[object, Json] = {}
+    stop = model = number = None
+    seen = False
+    for event in events:
+        model, number = event.get("model") or model, event.get("id") or number
+        for choice in as_objects(event.get("choices"))[:1]:
+            seen = True
+            stop = choice.get("finish_reason") or stop
+            delta = as_object(choice.get("delta")) or {"content": choice.get("text")}
+            text.append(said.as_text(delta.get("content")))
+            thinking.append(said.text_of(delta, "reasoning_content", "reasoning") or "")
+            for call in as_objects(delta.get("tool_calls")):
+                _add_call(calls, call)
+    if not seen:
+        return None
+    message = {"role": "assistant", "content": "".join(text), "tool_calls": list(calls.values())}
+    message |= {"reasoning_content": "".join(thinking)} if any(thinking) else {}
+    choice = {"index": 0, "message": message, "finish_reason": stop}
+    return {"id": number, "model": model, "choices": [choice]}
+
+
+def _add_call(calls: dict[object, Json], call: Json) -> None:
+    given = as_object(call.get("function"))
+    empty = {"id": None, "type": "function", "function": {"name": "", "arguments": ""}}
+    one = calls.setdefault(call.get("index", 0), empty)
+    one["id"] = one["id"] or call.get("id")
+    function = one["function"]
+    function["name"] = function["name"] or said.as_text(given.get("name"))
+    function["arguments"] += said.as_text(given.get("arguments"))
+
+
+SAID = said.Said(openai.chat_request, _answer, _put_together)
+
 DIALECT = Dialect(
     name="openai_chat",
     setting="openai",
@@ -122,6 +173,7 @@ DIALECT = Dialect(
     key_headers=openai.KEY_HEADERS,
     request_id_headers=openai.REQUEST_ID_HEADERS,
     limit_headers=openai.LIMIT_HEADERS,
+    said=SAID,
     price_vendor="openai",
     shown=openai.SHOWN,
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from . import openai
 from .base import API_ROOT, Dialect, Endpoint
-from .openai_chat import ChatParser
+from .openai_chat import SAID, ChatParser
 
 DIALECT = Dialect(
     name="openai_completions",
@@ -14,6 +14,7 @@ DIALECT = Dialect(
     key_headers=openai.KEY_HEADERS,
     request_id_headers=openai.REQUEST_ID_HEADERS,
     limit_headers=openai.LIMIT_HEADERS,
+    said=SAID,
     price_vendor="openai",
     shown=openai.SHOWN,
 )
