@@ -117,12 +117,11 @@ def started(*args, env, cwd):
         stderr=subprocess.PIPE,
         text=True,
     )
-    try:
-        with process:
+    with process:  # waits for its end
+        try:
             yield process
+        finally:
             process.kill()
-    finally:
-        process.kill()
 
 
 def answers(port: int) -> bool:
@@ -161,8 +160,7 @@ def test_serve_listens_where_it_is_told(tmp_path):
     port = free_port()
     env = bare_environment(tmp_path) | {"CCPROXY_PORT": str(free_port())}
     with started("serve", "--port", str(port), "--workers", "1", env=env, cwd=tmp_path) as process:
-        wait_until(lambda: answers(port) or process.poll() is not None, 20)
-        assert Remote(f"http://127.0.0.1:{port}").is_up()
+        wait_until(Remote(f"http://127.0.0.1:{port}").is_up)
         process.terminate()
         _, told = process.communicate(timeout=20)
     assert process.returncode == 0

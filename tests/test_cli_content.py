@@ -9,7 +9,6 @@ import random
 import sqlite3
 import subprocess
 import threading
-import time
 from urllib.parse import urlsplit
 
 import pytest
@@ -37,29 +36,16 @@ def run(server, monkeypatch):
     return run
 
 
-def kept(server, body):
-    """Send a turn until its content is there (where there was no room it is not); return both."""
-    for _ in range(4):
-        request_id, answer = say(server, body)
-        path = f"/logs/entries/{request_id}/content"
-        deadline = time.monotonic() + 10
-        while time.monotonic() < deadline:
-            if server.request("GET", path)[0] == 200:
-                return request_id, answer
-            time.sleep(0.05)
-    raise AssertionError("no content is kept")
-
-
 @pytest.fixture
 def session(server, upstream):
     """Two turns of a session, kept: their ids, bodies and answers."""
     upstream.script = streamed("The time ", "has come")
     bodies = [turn("of cabbages"), turn("of cabbages", "and kings\x1b[31m")]
-    said = [kept(server, body) for body in bodies]
+    said = [say(server, body) for body in bodies]
     for request_id, _ in said:
-        wait_until(
-            lambda one=request_id: server.request("GET", f"/logs/entries/{one}")[0] == 200, 30
-        )
+        for page in ("content", ""):
+            path = f"/logs/entries/{request_id}/{page}".rstrip("/")
+            wait_until(lambda path=path: server.request("GET", path)[0] == 200)
     return [
         (request_id, body, answer) for (request_id, answer), body in zip(said, bodies, strict=True)
     ]

@@ -4,6 +4,7 @@ import os
 import random
 import sqlite3
 import subprocess
+import sys
 import time
 
 import pytest
@@ -165,6 +166,61 @@ def test_a_file_deleted_under_our_hands_is_made_again(store, folder):
     the_file(folder).unlink()
     found = keep(store)
     assert store.having([lost, found]) == {found}
+
+
+@pytest.mark.parametrize("why", ["reset", "removed", "damaged"])
+def test_a_name_of_a_file_is_not_used_again(store, folder, why):
+    """Who still reads the file that had it would damage a new one of the same name."""
+    keep(store)
+    used = the_file(folder)
+    if why == "reset":
+        store.reset()
+    elif why == "removed":
+        used.unlink()
+    else:
+        for each in folder.iterdir():
+            each.write_bytes(random.randbytes(100_000))
+    kept = keep(store)
+    assert store.has(kept)
+    assert the_file(folder).name == used.name.replace(".sqlite", ".2.sqlite")
+
+
+def test_those_who_read_at_a_reset_harm_nothing(tmp_path):
+    """However often everything is deleted and begun anew beside readers, what comes is kept."""
+    ended = subprocess.run(
+        [sys.executable, "-c", RESETS, str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    assert (ended.returncode, ended.stderr) == (0, ""), ended.stderr[-2000:]
+
+
+# A process of its own: what went wrong here once ended it with SIGBUS.
+RESETS = """
+import pathlib, sqlite3, sys, threading
+from ccproxy_flask.content.day_file import Exchange
+from ccproxy_flask.content.store import ContentStore
+from ccproxy_flask.record import new_request_id
+store, over = ContentStore(pathlib.Path(sys.argv[1]), 1 << 30, 7), False
+wanted = new_request_id()
+def read():
+    while not over:
+        try:
+            store.exchange(wanted)
+        except sqlite3.OperationalError as error:
+            assert "no such table" not in str(error), error
+readers = [threading.Thread(target=read) for _ in range(2)]
+for reader in readers:
+    reader.start()
+try:
+    for _ in range(25):
+        store.reset()
+        wanted = new_request_id()
+        store.add([Exchange(wanted, 1, "s", {}, [b"{}"])])
+        assert store.has(wanted)
+finally:
+    over = True
+    for reader in readers:
+        reader.join()
+"""
 
 
 def test_a_folder_deleted_under_our_hands_is_made_again(store, folder):

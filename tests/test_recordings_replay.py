@@ -128,7 +128,7 @@ def test_every_recording(
     different = [
         e["name"] for e in replay.by_id.values() if not passes_unchanged(server, replay, e)
     ]
-    rows = {row["client_request_id"]: row for row in server.records(len(replay.by_id), 20)}
+    rows = {row["client_request_id"]: row for row in server.records(len(replay.by_id), 60)}
     book = PriceBook()
     wrong = {
         exchange["name"]: found
@@ -136,7 +136,7 @@ def test_every_recording(
         if (found := differences(exchange, rows[exchange["id"]], book))
     }
 
-    damaged = wait_until(lambda: not_verified(server, rows), 30)
+    damaged = wait_until(lambda: not_verified(server, rows), 90)
     print(f"{way}: {len(replay.by_id)} exchanges, {len(different)} different, {len(wrong)} wrong")
     assert different == []
     assert wrong == {}

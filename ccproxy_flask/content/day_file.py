@@ -6,6 +6,7 @@ thread at a time; readers open the file for themselves.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
@@ -42,6 +43,8 @@ _SETTINGS = (
 _DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 # A symbolic link, or a directory, in the place of a file.
 _IN_THE_WAY = (errno.ELOOP, errno.EISDIR)
+SUFFIXES = ("", "-wal", "-shm")
+"""A file, its log of changes, and what its users share."""
 _AT_ONCE = 500  # values of one question
 _LEVEL = 9
 _WORD = re.compile(r"[^\W_]+")  # what the tokenizer of the index takes for one
@@ -85,7 +88,7 @@ class DayFile:
 
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
         self.path = path
-        self._inode = 0 if read_only else _made(path)
+        self._inode = 0 if read_only else _inode_of(path)
         self._db = _opened_to_read(path) if read_only else _connected(path, "mode=rw")
         self._packers: dict[int, zstandard.ZstdCompressor] = {}
         self._unpackers: dict[int, zstandard.ZstdDecompressor] = {}
@@ -317,14 +320,29 @@ def _opened_to_read(path: Path) -> sqlite3.Connection:
     return db
 
 
-def _made(path: Path) -> int:
-    """Make the file where there is none, for this user alone, and return its inode."""
-    # SQLite gives the files beside it the same mode (its documentation of temporary files).
-    fd = os.open(path, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+def _inode_of(path: Path) -> int:
+    """Return the inode of the file, which is made where there is none."""
+    if not os.path.lexists(path):
+        _make(path)
+    fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         return os.fstat(fd).st_ino
     finally:
         os.close(fd)
+
+
+def _make(path: Path) -> None:
+    """Make the file for this user alone. It gets its name when it is whole: a reader that opens it
+    earlier would find no tables, and keep it from being made."""
+    new = path.with_name(f"{path.name}.new")
+    for suffix in SUFFIXES:
+        new.with_name(new.name + suffix).unlink(missing_ok=True)
+    # SQLite gives the files beside it the same mode (its documentation of temporary files).
+    os.close(os.open(new, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
+    with contextlib.closing(_connected(new, "mode=rw")) as db:
+        db.executescript(_SETTINGS)
+        db.executescript(_SCHEMA)
+    new.rename(path)
 
 
 def _marks(values: Sequence[object]) -> str:

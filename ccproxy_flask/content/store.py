@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import structlog
 
-from .day_file import DayFile, Exchange, is_damage
+from .day_file import SUFFIXES, DayFile, Exchange, is_damage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -28,7 +28,6 @@ _NAME = re.compile(r"(\d{4}-\d\d-\d\d)(?:\.(\d+))?\.sqlite(\.damaged)?")
 _DAMAGED = ".damaged"
 _REQUEST_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 _T = TypeVar("_T")
-_SUFFIXES = ("", "-wal", "-shm")
 _File = tuple["Path", str, int]
 _PARTS = 8
 """A file is full at this part of the space: so that there is always one to delete."""
@@ -49,6 +48,8 @@ class ContentStore:
         self._directory, self._max_bytes, self._days = directory, max_bytes, days
         self._lock = threading.Lock()
         self._open: dict[str, DayFile] = {}
+        self._parts: dict[str, int] = {}
+        """The last part of each day that was begun here; its name is not used again."""
         self._reported: set[str] = set()
         """Files that cannot be read; each is logged once."""
 
@@ -78,6 +79,7 @@ class ContentStore:
         with self._lock:
             for path in doomed:
                 self._delete(path)
+            self._parts = {day: n for day, n in self._parts.items() if _begin_of(day) >= oldest}
         return len(doomed)
 
     def size(self) -> int:
@@ -106,7 +108,8 @@ class ContentStore:
                 self._let_go(day)
                 if not is_damage(error):
                     raise
-                self._set_aside(self._newest(day), str(error))
+                if (path := self._newest(day)) is not None:
+                    self._set_aside(path, str(error))
             try:
                 return work(self._current(day))
             except (sqlite3.Error, OSError):
@@ -117,11 +120,10 @@ class ContentStore:
         opened = self._open.get(day)
         if opened is not None and not opened.is_in_place():
             log.warning("content_file_removed", file=opened.path.name)
-            self._let_go(day)
-            opened = None
-        if opened is not None and opened.size() < self._max_bytes // _PARTS:
+        elif opened is not None and opened.size() < self._max_bytes // _PARTS:
             return opened
-        path = self._newest(day, opened is not None)
+        path = self._newest(day) if opened is None else None
+        path = path or self._next(day)
         self._let_go(day)
         while len(self._open) > 2:  # of days before
             self._let_go(min(self._open))
@@ -129,9 +131,19 @@ class ContentStore:
         self._open[day] = DayFile(path)
         return self._open[day]
 
-    def _newest(self, day: str, is_full: bool = False) -> Path:
-        """Return the path of the newest file of *day*, or the next one where that *is_full*."""
-        part = max([part for _, each, part in self._files(day)] or [1]) + is_full
+    def _newest(self, day: str) -> Path | None:
+        """Return the path of the newest file of *day*."""
+        files = self._files(day)
+        return files[-1][0] if files else None
+
+    def _next(self, day: str) -> Path:
+        """Return the path of a file of *day* that is to be begun.
+
+        A name that was used before is left alone: who still reads that file would take what SQLite
+        keeps beside the new one for its own, and damage it.
+        """
+        used = [part for _, _, part in self._files(day, damaged=True)]
+        part = self._parts[day] = max(0, self._parts.get(day, 0), *used) + 1
         return self._directory / (f"{day}.sqlite" if part == 1 else f"{day}.{part}.sqlite")
 
     def _let_go(self, day: str) -> None:
@@ -142,7 +154,7 @@ class ContentStore:
     def _set_aside(self, path: Path, reason: str) -> None:
         """Keep a damaged file for a person to look at, as long as others of its day are."""
         log.error("content_file_damaged", file=path.name, reason=reason)
-        for suffix in _SUFFIXES:
+        for suffix in SUFFIXES:
             with contextlib.suppress(FileNotFoundError):
                 beside = path.with_name(path.name + suffix)
                 beside.replace(path.with_name(f"{path.name}{_DAMAGED}{suffix}"))
@@ -150,7 +162,7 @@ class ContentStore:
     def _delete(self, path: Path) -> None:
         for day in [day for day, opened in self._open.items() if opened.path == path]:
             self._let_go(day)
-        for suffix in _SUFFIXES:
+        for suffix in SUFFIXES:
             path.with_name(path.name + suffix).unlink(missing_ok=True)
         log.info("content_removed", file=path.name)
 
