@@ -83,6 +83,11 @@ class RequestRecord:
     previous_message_id: str | None = None
     transport: str | None = "http"
     tools_ms: float | None = None
+    account_id: str | None = None
+    # Not a column: the recorder makes rows of the table rate_limits of it (usage.limits.kept).
+    stated_limits: dict[str, Any] | None = dataclasses.field(
+        default=None, metadata={"column": False}
+    )
 
     @property
     def succeeded(self) -> bool:
@@ -94,16 +99,20 @@ class RequestRecord:
         return {name: getattr(self, name) for name in COLUMNS}
 
 
-COLUMNS: tuple[str, ...] = tuple(field.name for field in dataclasses.fields(RequestRecord))
+COLUMNS: tuple[str, ...] = tuple(
+    field.name for field in dataclasses.fields(RequestRecord) if field.metadata.get("column", True)
+)
 COLUMN_TYPES: dict[str, type] = {
     name: next(kind for kind in getattr(hint, "__args__", (hint,)) if kind is not type(None))
     for name, hint in get_type_hints(RequestRecord).items()
+    if name in COLUMNS
 }
 """The Python type of each column; every column but the first two may be None in the store."""
 
 _OURS = frozenset(
     {"request_id", "method", "endpoint", "client_ip", "service_type", "provider"}
     | {"cost_source", "error_type", "api_key_id", "node", "request_class", "transport"}
+    | {"account_id"}
 )
 TEXT_COLUMNS: tuple[str, ...] = tuple(
     name for name, kind in COLUMN_TYPES.items() if kind is str and name not in _OURS

@@ -30,6 +30,7 @@ HOMES = {
             "database",
             "duckdb",
             "intake",
+            "limits",
             "parts",
             "questions",
             "schema",

@@ -72,7 +72,9 @@ class Dialect:
     request_id_headers: tuple[str, ...] = ("x-request-id",)
     """Where answers have the provider's own id; the first one that is there counts."""
     limit_headers: tuple[str, ...] = ()
-    """What the names of the headers begin with that state rate limits."""
+    """What the names of the headers begin with that state rate limits (:mod:`..usage.limits`)."""
+    account_headers: tuple[str, ...] = ()
+    """Where answers, or else requests, name the account whose limits these are."""
     said: Said = _PLAIN
     """How it says things."""
     begins_chains: bool = False

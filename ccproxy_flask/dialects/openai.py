@@ -164,6 +164,8 @@ LIMIT_HEADERS = (
     "x-codex-secondary-",
     "x-codex-credits-",
 )
+# The second one is of requests: those of Codex with a ChatGPT login.
+ACCOUNT_HEADERS = ("openai-organization", "chatgpt-account-id")
 
 
 def _is_for_openai(path: str, _headers: Mapping[str, str]) -> bool:
@@ -212,6 +214,7 @@ DIALECT = Dialect(
     key_headers=KEY_HEADERS,
     request_id_headers=REQUEST_ID_HEADERS,
     limit_headers=LIMIT_HEADERS,
+    account_headers=ACCOUNT_HEADERS,
     said=said.Said(chat_request),
     shown=SHOWN,
 )

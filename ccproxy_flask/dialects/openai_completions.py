@@ -14,6 +14,7 @@ DIALECT = Dialect(
     key_headers=openai.KEY_HEADERS,
     request_id_headers=openai.REQUEST_ID_HEADERS,
     limit_headers=openai.LIMIT_HEADERS,
+    account_headers=openai.ACCOUNT_HEADERS,
     said=SAID,
     price_vendor="openai",
     shown=openai.SHOWN,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from ..usage import limits
 from ..usage.parser import ERROR_WANTED, ResponseParser, Usage, as_name, as_object, as_objects
 from . import openai, said
 from .base import API_ROOT, Dialect, Endpoint
@@ -38,6 +39,8 @@ class ResponsesParser(ResponseParser):
         "delta": None,
         "item": {"type": None},
         "response": _response_wanted,
+        "rate_limits": None,
+        "credits": None,
     }
 
     _terminal = frozenset({"response.completed", "response.incomplete", "response.failed"})
@@ -54,6 +57,7 @@ class ResponsesParser(ResponseParser):
             or b'"response.incomplete"' in block
             or b'"response.failed"' in block
             or b'"error"' in block
+            or b'"codex.rate_limits"' in block
         )
 
     def event(self, event: dict[str, Any]) -> None:
@@ -70,6 +74,8 @@ class ResponsesParser(ResponseParser):
             self.document(as_object(event.get("response")))
         elif kind == "error":
             self.note_error(event)
+        elif kind == "codex.rate_limits":
+            self.limits = limits.of_event(event)
         elif kind == "response.output_item.added":
             item = as_object(event.get("item")).get("type")
             self.content_seen = self.content_seen or item not in _SILENT_ITEMS
@@ -220,6 +226,7 @@ DIALECT = Dialect(
     key_headers=openai.KEY_HEADERS,
     request_id_headers=openai.REQUEST_ID_HEADERS,
     limit_headers=openai.LIMIT_HEADERS,
+    account_headers=openai.ACCOUNT_HEADERS,
     begins_chains=True,
     said=said.Said(
         _request,

@@ -294,6 +294,7 @@ def _facts_of(known: StoreStatus, ledgers: list[FoundLedger]) -> dict[str, Any]:
         "content_bytes": known.content.get("bytes"),
         "content_waiting_bytes": known.content.get("waiting_bytes"),
         "content_dropped": counts.get("content_dropped", 0),
+        "limits_ignored": counts.get("limits_ignored", 0),
     }
 
 
@@ -318,6 +319,7 @@ def _facts_without_store(
         "content_bytes": None,
         "content_waiting_bytes": None,
         "content_dropped": None,
+        "limits_ignored": None,
         "dropped": sum((Counter(one.dropped) for one in ledgers), Counter[str]()),
     }
 

@@ -282,6 +282,7 @@ def _status() -> Schema:
             "writer_lag_seconds": _AMOUNT_OR_NULL,
             **_fields(_COUNT_OR_NULL, "damaged_lines", "worker_lost", "record_lost"),
             **_fields(_COUNT_OR_NULL, "content_bytes", "content_waiting_bytes", "content_dropped"),
+            **_fields(_COUNT_OR_NULL, "limits_ignored"),
             **_fields(_TEXT, "prometheus_enabled", "observability_system", "backend", "path"),
             "dropped": _named(_COUNT),
             "metrics_trouble": _TEXT_OR_NULL,

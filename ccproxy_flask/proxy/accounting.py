@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
@@ -84,6 +84,8 @@ class Accounting(NullObserver):
         record.finish_reason = redact.shortened(answer.finish_reason, _LONGEST_REASON)
         if error is None and answer.error_type is not None:
             record.error_type, record.error_message = answer.error_type, answer.error_message
+        if answer.limits:
+            self._note_limits(answer.limits)
         if answer.is_implausible:
             log.warning("usage_implausible", request_id=record.request_id, provider=record.provider)
         if answer.usage is not None:
@@ -120,6 +122,12 @@ class Accounting(NullObserver):
         begins = self._begins_chain and record.previous_message_id is None
         if record.conversation_id is None and begins and record.request_class in TURNS:
             record.conversation_id = message_id
+
+    def _note_limits(self, stated: dict[str, Any]) -> None:
+        """Take what the body said of rate limits for newer than what the head did."""
+        said = "\0".join(map(str, stated.values())) + "\0"
+        if not self._head.credentials.are_in(said):
+            self._record.stated_limits = (self._record.stated_limits or {}) | stated
 
     def _price(self, record: RequestRecord, usage: Usage) -> None:
         price = self._prices.price(

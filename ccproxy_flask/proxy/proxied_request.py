@@ -23,6 +23,7 @@ from ..errors import (
     UpgradeRequired,
 )
 from ..server import middleware, request_parser, response_writer, sockets
+from ..usage import limits
 from . import headers as wire
 from .body import RequestBody
 from .observers import Observers, RequestHead, ResponseHead
@@ -30,7 +31,7 @@ from .relay import Relay
 from .upstream import Transport, UpstreamCall, UpstreamRequest, UpstreamResponse
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from ..dialects import Dialect
     from ..settings import Settings
@@ -412,6 +413,21 @@ class ProxiedRequest:
             if value := answer.named.get(name):
                 record.upstream_request_id = redact.shortened(value, _LONGEST_ID)
                 break
+        self._note_limits(answer.named)
+
+    def _note_limits(self, named: Mapping[str, str]) -> None:
+        """Note what the answer says of rate limits, and whose these are."""
+        record, dialect, context = self._context.record, self._meant(), self._context
+        for name in dialect.account_headers:
+            if account := named.get(name) or self._named.get(name):
+                record.account_id = redact.key_id(self._parts.key_secret, account)
+                break
+        else:
+            record.account_id = record.api_key_id
+        stated = limits.kept(named, dialect.limit_headers)
+        # An upstream can say anything, so also what it was sent.
+        if stated and not context.credentials.are_in("\0".join(map(str, stated.values())) + "\0"):
+            record.stated_limits = stated
 
     def _note_sent(self) -> None:
         record = self._context.record

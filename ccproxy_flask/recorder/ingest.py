@@ -19,12 +19,15 @@ from ccproxy_flask.record import RequestRecord, to_json
 from ccproxy_flask.store.base import CommittedOffset, RowsRefused
 
 from .chains import Chains
+from .limits import KNOWN_OF_EACH
+from .limits import Limits as RateLimits
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
 
     from ccproxy_flask.store.base import RecordingStore
+    from ccproxy_flask.store.limits import LimitRow
 
 log = structlog.get_logger(__name__)
 
@@ -181,6 +184,7 @@ class Ingest:
         self.kept_content: list[str] = []
         """The requests of stored rows that say that their content is kept; for who takes them."""
         self._chains = Chains(store.conversations)
+        self._rate_limits = RateLimits(store.newest_limits(KNOWN_OF_EACH))
         self._positions: dict[str, int] = {}
         self._unmarked: set[str] = set()
         """Segments whose position the store does not know: there was no row to store with it."""
@@ -254,6 +258,10 @@ class Ingest:
         for line in lines:
             part.take(line)
         return part
+
+    def forget_limits(self) -> None:
+        """Take what is said of rate limits from here on for new: the store has no row of them."""
+        self._rate_limits = RateLimits([])
 
     # -- one pass ----------------------------------------------------------------------------------
 
@@ -331,18 +339,20 @@ class Ingest:
         counts = sum((part.counts for part in parts), Counter[str]())
         damaged = [line for part in parts for line in part.damaged]
         counts.update({"damaged_lines": len(damaged)} if damaged else {})
+        stated, ignored = self._rate_limits.changes(row for part in parts for row in part.rows)
+        counts.update({"limits_ignored": ignored} if ignored else {})
         if rows or counts:
             ends = {name: self._positions[name] for name in self._unmarked} | _ends(parts)
             marks = [CommittedOffset(name, end) for name, end in ends.items()]
             try:
                 if any(part.segment.name in self._replayed for part in parts):
                     by_id = {request_id: line for part in parts for request_id, line in part.rows}
-                    kept = self._store.append_missing(by_id, marks, counts)
+                    kept = self._store.append_missing(by_id, marks, counts, limits=stated)
                 else:
-                    self._store.append(rows, marks, counts)
+                    self._store.append(rows, marks, counts, stated)
             except RowsRefused as refused:
                 log.warning("rows_refused", rows=len(rows), reason=str(refused)[:300])
-                damaged += self._keep_what_fits(parts, marks, counts)
+                damaged += self._keep_what_fits(parts, marks, counts, stated)
             self._unmarked.clear()
             self._observer.written(kept)
         else:
@@ -357,7 +367,11 @@ class Ingest:
             self._put_aside(damaged)
 
     def _keep_what_fits(
-        self, parts: list[_Slice], marks: list[CommittedOffset], counts: Counter[str]
+        self,
+        parts: list[_Slice],
+        marks: list[CommittedOffset],
+        counts: Counter[str],
+        stated: list[LimitRow],
     ) -> list[bytes]:
         """Store the rows of *parts* that can be, without what does not fit; return the others.
 
@@ -376,7 +390,7 @@ class Ingest:
                     refused.append(line)
             part.rows = kept
         counts["damaged_lines"] += len(refused)
-        self._store.append([], marks, counts)
+        self._store.append([], marks, counts, stated)
         return refused
 
     def _keep_one(self, request_id: str, row: bytes) -> bool:

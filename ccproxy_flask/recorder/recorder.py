@@ -325,7 +325,10 @@ class Recorder:
                 pass
             if self._content is not None:
                 self._content.reset()
-            return store.reset()
+            deleted = store.reset()
+            if ingest is not None:
+                ingest.forget_limits()
+            return deleted
 
 
 def watch_parent(parent: int, recorder: Recorder, interval: float = 0.2) -> None:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from ccproxy_flask.totals import Totals
 
+    from .limits import LimitRow
     from .sessions import SessionPage, SessionsPage
 
 abandoned: ContextVar[Callable[[], bool]] = ContextVar("abandoned", default=lambda: False)
@@ -138,7 +139,7 @@ class StoreStatus:
     """For how long there has been such a backlog."""
     counts: Mapping[str, int] = field(default_factory=dict)
     """``damaged_lines``, ``worker_lost``, ``record_lost``, ``content_dropped``,
-    ``dropped:<reason>``."""
+    ``limits_ignored``, ``dropped:<reason>``."""
     content: Mapping[str, int] = field(default_factory=dict)
     """Of what was said: ``bytes`` on disk, ``waiting_bytes`` in the recorder's memory."""
     version: str = ""
@@ -226,9 +227,14 @@ class RecordingStore(Store, Protocol):
     """A store that takes records: what the recorder needs of it."""
 
     def append(
-        self, rows: Sequence[bytes], marks: Sequence[CommittedOffset], counts: Mapping[str, int]
+        self,
+        rows: Sequence[bytes],
+        marks: Sequence[CommittedOffset],
+        counts: Mapping[str, int],
+        limits: Sequence[LimitRow] = (),
     ) -> None:
-        """Keep *rows* (JSON objects), set *marks* and add *counts*: all of it or nothing.
+        """Keep *rows* (JSON objects), set *marks*, add *counts* and what was said of *limits*: all
+        of it or nothing.
 
         Raises RowsRefused where a row does not fit the columns.
         """
@@ -239,6 +245,7 @@ class RecordingStore(Store, Protocol):
         marks: Sequence[CommittedOffset],
         counts: Mapping[str, int],
         count: str | None = None,
+        limits: Sequence[LimitRow] = (),
     ) -> int:
         """As :meth:`append`, but only those *rows* (by request id) whose request is not there; add
         their number to *count*, too, and return it."""
@@ -252,6 +259,9 @@ class RecordingStore(Store, Protocol):
 
     def conversations(self, message_ids: Collection[str]) -> dict[str, str]:
         """Return the conversations of answers, by *message_ids*, as far as recent rows tell."""
+
+    def newest_limits(self, of_each: int) -> list[LimitRow]:
+        """Return so many of the newest rows of ``rate_limits`` *of_each* window, oldest first."""
 
     def marks(self) -> dict[str, CommittedOffset]:
         """Return all marks by segment."""

@@ -9,6 +9,8 @@ import duckdb
 
 from . import statements
 from .base import CommittedOffset, RowsRefused
+from .limits import insert as insert_limits
+from .limits import newest
 from .statements import number_in
 
 if TYPE_CHECKING:
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
 
     from .batch import BatchFile
     from .database import Database
+    from .limits import LimitRow
     from .parts import Parts
 
 _UNFIT = (
@@ -38,7 +41,11 @@ class Intake:
         self.last_write: datetime | None = None
 
     def append(
-        self, rows: Sequence[bytes], marks: Sequence[CommittedOffset], counts: Mapping[str, int]
+        self,
+        rows: Sequence[bytes],
+        marks: Sequence[CommittedOffset],
+        counts: Mapping[str, int],
+        limits: Sequence[LimitRow] = (),
     ) -> None:
         """As RecordingStore.append()."""
         with self._database.transaction() as cursor:
@@ -46,7 +53,8 @@ class Intake:
                 raise RowsRefused(f"{len(rows)} lines are another number of rows")
             statements.set_marks(cursor, marks)
             statements.add_counts(cursor, counts)
-        self._note(len(rows))
+            insert_limits(cursor, limits)
+        self._note(len(rows) + len(limits))
 
     def append_missing(
         self,
@@ -54,6 +62,7 @@ class Intake:
         marks: Sequence[CommittedOffset],
         counts: Mapping[str, int],
         count: str | None = None,
+        limits: Sequence[LimitRow] = (),
     ) -> int:
         """As RecordingStore.append_missing()."""
         kept = 0
@@ -72,7 +81,8 @@ class Intake:
             statements.set_marks(cursor, marks)
             statements.add_counts(cursor, counts)
             statements.add_counts(cursor, {count: kept} if kept and count else {})
-        self._note(kept)
+            insert_limits(cursor, limits)
+        self._note(kept + len(limits))
         return kept
 
     def _taken(
@@ -92,6 +102,11 @@ class Intake:
         if kept:
             self._changed()
             self.last_write = datetime.now(UTC)
+
+    def newest_limits(self, of_each: int) -> list[LimitRow]:
+        """As RecordingStore.newest_limits()."""
+        with self._database.questions() as cursor:
+            return newest(cursor, of_each)
 
     def marks(self) -> dict[str, CommittedOffset]:
         """Return all marks by segment."""

@@ -13,7 +13,7 @@ from ccproxy_flask.record import COLUMN_TYPES, COLUMNS
 if TYPE_CHECKING:
     import duckdb
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 _SQL_TYPES: dict[type, str] = {
     str: "VARCHAR",
     datetime: "TIMESTAMP",

@@ -18,6 +18,8 @@ import structlog
 
 from ccproxy_flask.errors import StoreUnavailable
 
+from .limits import LimitsCopy
+from .limits import expire as expire_limits
 from .parts import RECENT, SUFFIX, UNFINISHED, Part
 from .statements import number_in
 
@@ -43,6 +45,8 @@ EXPIRED_ROWS = 100_000
 """So many rows are deleted at a time."""
 LEAST_WASTE = 64 << 20
 """Less free space than this stays in the file for what comes."""
+LIMITS_SECONDS = 300.0
+"""The copy of the table of rate limits is about so old at most."""
 _STEP_SECONDS = 300.0
 _LEAST_ROOM = 64 << 20
 
@@ -70,6 +74,9 @@ class Upkeep:
     ) -> None:
         self._database, self._parts, self._retention = database, parts, retention
         self._changed = changed
+        self._limits = LimitsCopy(parts.folder)
+        self._limits_from = time.monotonic()
+        """From then on the table of rate limits is looked after."""
         self.lock = threading.Lock()
         self._few_from = time.monotonic()
         """From then on a few rows of older days are moved, too."""
@@ -107,6 +114,8 @@ class Upkeep:
             else:
                 self._put_aside(unknown)
             self._parts.renew_view(cursor)
+            if taken := self._limits.read(cursor):
+                log.warning("limits_adopted", rows=taken)
 
     def _adopt(self, cursor: duckdb.DuckDBPyConnection, names: list[str]) -> None:
         adopted: list[Part] = []
@@ -142,7 +151,24 @@ class Upkeep:
             if self._unwritten and not done and self._database.is_quiet():
                 self._database.checkpoint()
                 self._unwritten = False
+            self._keep_limits()
             return done or self._compact()
+
+    def _keep_limits(self) -> None:
+        """Let what was said of rate limits go with the records of its time, and copy the rest."""
+        if time.monotonic() < self._limits_from:
+            return
+        self._limits_from = time.monotonic() + LIMITS_SECONDS
+        days = self._retention.days
+        oldest = _now() - timedelta(days=days) if days is not None else None
+        with self._database.changes(_STEP_SECONDS) as cursor:
+            if self._retention.max_bytes is not None:
+                first = cursor.execute("SELECT min(timestamp) FROM access_logs").fetchone()
+                oldest = max(filter(None, (oldest, first[0] if first else None)), default=None)
+            expire_limits(cursor, oldest)
+        self._refuse_without_room()
+        with self._database.questions(_STEP_SECONDS) as cursor:
+            self._limits.write(cursor)
 
     def _expire(self) -> bool:
         """Let the oldest records go: whole files, or some rows."""
@@ -297,6 +323,8 @@ class Upkeep:
             with self._database.changes(_STEP_SECONDS) as cursor:
                 known = self._parts.registered(cursor)
                 deleted = number_in(cursor.execute(f"DELETE FROM {RECENT}"))  # noqa: S608  our names
+                cursor.execute("DELETE FROM rate_limits")
+                self._limits.remove()
                 self._drop(cursor, known)
             self._mark_gone(known)
             self._unwritten = True

@@ -118,6 +118,7 @@ class AnswerReader(BodyReader):
             usage=self._usage,
             is_implausible=self._is_implausible,
             finish_reason=parser.finish_reason,
+            limits=parser.limits,
             error_type=parser.error_type or error_type_of_status(parser.status),
             error_message=parser.error_message,
             streaming=streaming,

@@ -77,6 +77,8 @@ class ResponseFacts:
     is_implausible: bool = False
     """It claimed a usage that cannot be, which is therefore none."""
     finish_reason: str | None = None
+    limits: dict[str, Any] | None = None
+    """Rate limits that it stated in its body, as :func:`.limits.kept` has them."""
     error_type: ErrorType | None = None
     error_message: str | None = None
     streaming: bool = False
@@ -98,6 +100,7 @@ class ResponseParser:
         "error_message",
         "error_type",
         "finish_reason",
+        "limits",
         "message_id",
         "model",
         "status",
@@ -114,6 +117,7 @@ class ResponseParser:
         self.model: str | None = None
         self.message_id: str | None = None
         self.finish_reason: str | None = None
+        self.limits: dict[str, Any] | None = None
         self.error_type: ErrorType | None = None
         self.error_message: str | None = None
         self.content_seen = False

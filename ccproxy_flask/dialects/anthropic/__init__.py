@@ -79,6 +79,7 @@ DIALECT = Dialect(
     key_headers=("x-api-key", "authorization"),
     request_id_headers=("request-id", "x-request-id"),
     limit_headers=("anthropic-ratelimit-",),
+    account_headers=("anthropic-organization-id",),
     price_vendor="anthropic",
     said=SAID,
     shown=_SHOWN,
