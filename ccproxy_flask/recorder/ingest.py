@@ -26,8 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
 
-    from ccproxy_flask.store.base import RecordingStore
-    from ccproxy_flask.store.limits import LimitRow
+    from ccproxy_flask.store.base import LimitRow, RecordingStore
 
 log = structlog.get_logger(__name__)
 

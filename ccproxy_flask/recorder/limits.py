@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from ccproxy_flask.journal.lines import parse
-from ccproxy_flask.store.limits import LimitRow, naive
+from ccproxy_flask.store.base import LimitRow
 from ccproxy_flask.usage.limits import Window, windows
 
 if TYPE_CHECKING:
@@ -105,7 +105,11 @@ def _rows(request_id: str, fields: dict[str, Any]) -> tuple[list[LimitRow], int]
         return [], 1
     names = [fields.get(name) for name in ("provider", "account_id")]
     provider, account = (name if isinstance(name, str) else None for name in names)
-    return [_row(one, naive(at), provider, account, request_id) for one in found], ignored
+    return [_row(one, _naive(at), provider, account, request_id) for one in found], ignored
+
+
+def _naive(moment: datetime) -> datetime:
+    return moment.astimezone(UTC).replace(tzinfo=None)
 
 
 def _row(
@@ -119,7 +123,7 @@ def _row(
         used=one.used,
         limit=one.limit,
         remaining=one.remaining,
-        reset=None if one.reset is None else naive(one.reset).replace(microsecond=0),
+        reset=None if one.reset is None else _naive(one.reset).replace(microsecond=0),
         status=one.status,
         request_id=request_id,
         window_seconds=one.window_seconds,

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import orjson
 
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     from ccproxy_flask.totals import Totals
 
-    from .limits import LimitRow
     from .sessions import SessionPage, SessionsPage
 
 abandoned: ContextVar[Callable[[], bool]] = ContextVar("abandoned", default=lambda: False)
@@ -123,6 +122,24 @@ class QueryPage:
         """The rows, parsed."""
         rows: list[dict[str, Any]] = orjson.loads(self.text)
         return rows
+
+
+class LimitRow(NamedTuple):
+    """One row: what an answer of *provider* said of a *window* of *account*, a keyed hash. Times
+    are UTC without a zone. Docs: docs/limits.md."""
+
+    timestamp: datetime
+    provider: str | None
+    account: str | None
+    window: str
+    used: float | None
+    limit: float | None
+    remaining: float | None
+    reset: datetime | None
+    status: str | None
+    request_id: str | None
+    window_seconds: int | None
+    note: str | None
 
 
 @dataclass(frozen=True, slots=True)

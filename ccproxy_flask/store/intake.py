@@ -16,9 +16,9 @@ from .statements import number_in
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from .base import LimitRow
     from .batch import BatchFile
     from .database import Database
-    from .limits import LimitRow
     from .parts import Parts
 
 _UNFIT = (

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
+from .base import LimitRow
 from .statements import number_in, quoted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from datetime import datetime
     from pathlib import Path
 
     import duckdb
@@ -19,24 +20,6 @@ MOST_ROWS = 1_000_000
 """More than these are not kept: the oldest go."""
 _MOST_KNOWN = 20_000
 _COPY = "rate-limits.copy"
-
-
-class LimitRow(NamedTuple):
-    """One row: what an answer of *provider* said of a *window* of *account*, a keyed hash. Times
-    are UTC without a zone. Docs: docs/limits.md."""
-
-    timestamp: datetime
-    provider: str | None
-    account: str | None
-    window: str
-    used: float | None
-    limit: float | None
-    remaining: float | None
-    reset: datetime | None
-    status: str | None
-    request_id: str | None
-    window_seconds: int | None
-    note: str | None
 
 
 _NAMES = ", ".join(f'"{name}"' for name in LimitRow._fields)
@@ -146,8 +129,3 @@ def _sync(path: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
-
-
-def naive(moment: datetime) -> datetime:
-    """Return *moment* in UTC, without a zone."""
-    return moment.astimezone(UTC).replace(tzinfo=None)
