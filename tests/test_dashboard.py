@@ -205,8 +205,8 @@ class TestPages:
             "../dashboard/requests?range=7d&model=opus&status=>=400&q=two+words"
         )
 
-        _, headers, _ = get(site, f"/dashboard/requests?f={quote('generation:yes')}")
-        assert headers["Location"].endswith("generation=yes")
+        _, headers, _ = get(site, f"/dashboard/requests?f={quote('class:all')}")
+        assert headers["Location"].endswith("class=all")
 
         status, headers, _ = get(site, "/dashboard/requests?cols=cost&cols=time")
         assert (status, headers["Location"]) == (303, "../dashboard/requests?cols=time,cost")
@@ -285,6 +285,26 @@ class TestSocket:
         assert (error["data"]["id"], error["data"]["kind"]) == (failed.request_id, "bad")
         if way == "events":
             watcher.close()
+
+    def test_what_turns_out_to_be_none_of_the_page_goes_again(self, site: Site, watch: Any) -> None:
+        """A request is shown at its start by what is known then, also on a page with filters."""
+        watcher = watch(query="?model=opus")
+        receive(watcher, "snapshot")
+        fields = {"model": None, "model_requested": "claude-opus-4-5", "status_code": None}
+        record, probe = (make_record(**fields) for _ in range(2))
+        for one in (record, probe):
+            one.request_class = "main"
+            site.journal.start(one)
+        told = [receive(watcher, "request_start")["data"]["id"] for _ in range(2)]
+        probe.request_class, record.model = "probe", "claude-opus-4-5"
+        probe.status_code = record.status_code = 200
+        site.journal.end(probe)
+        gone = receive(watcher, "request_gone")
+        site.journal.end(record)
+
+        assert told == [record.request_id, probe.request_id]
+        assert gone["data"] == {"id": probe.request_id}
+        assert receive(watcher, "request_complete")["data"]["id"] == record.request_id
 
     def test_only_what_the_page_shows_is_told(self, site: Site, watch: Any) -> None:
         """A page with filters hears of the requests that fit them, and of no others."""

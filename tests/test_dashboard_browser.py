@@ -379,7 +379,7 @@ class TestFinding:
         expect(seen.page.locator("[data-rows] tr")).to_have_count(1)
         expect(seen.page.locator("[data-rows] tr")).to_contain_text("overloaded: Busy")
         seen.page.go_back()
-        seen.page.get_by_role("region", name="Models").get_by_role("link", name="gpt-5").click()
+        seen.page.get_by_role("region", name="Top spend").get_by_role("link", name="gpt-5").click()
         expect(seen.page.locator("[data-rows] tr")).to_have_count(19)
 
     def test_older_rows_are_loaded_below(self, site: Site, visit: Callable[..., Visit]) -> None:

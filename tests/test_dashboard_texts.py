@@ -9,7 +9,14 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from werkzeug.datastructures import MultiDict
 
-from ccproxy_flask.dashboard import advice, page_query, sql_examples, views
+from ccproxy_flask.dashboard import (
+    advice,
+    page_filters,
+    page_query,
+    session_views,
+    sql_examples,
+    status_views,
+)
 from ccproxy_flask.dashboard import format as texts
 from ccproxy_flask.errors import ERROR_TYPES
 from ccproxy_flask.settings import load_settings
@@ -162,6 +169,8 @@ def test_range_is_a_time(text: str, start: datetime, end: datetime | None) -> No
         ("error", "oops"),
         ("stream", "maybe"),
         ("model", "m" * 300),
+        ("client", "a,,b"),
+        ("class", "nothing"),
         ("sort", "-nothing"),
         ("cols", "time,nothing"),
         ("cursor", "x"),
@@ -195,6 +204,8 @@ def test_what_cannot_be_read_is_said_and_left_out(name: str, value: str) -> None
         ("model", "=gpt-5", {"model": "gpt-5"}),
         ("session", "s", {"session_id": "s"}),
         ("stream", "no", {"streaming": False}),
+        ("unpriced", "yes", {"unpriced": True}),
+        ("client", "codex,aider", {"client": {"include": ("codex", "aider")}}),
         ("q", "a b", {"q": "a b"}),
     ],
 )
@@ -202,7 +213,55 @@ def test_filters_are_those_of_the_store(name: str, value: str, fields: dict[str,
     """Each filter of a page becomes a filter of the store."""
     where = read(**{name: value}).where.model_dump(exclude_defaults=True)
 
+    assert {key: where[key] for key in where if key not in ("start_time", "generation")} == fields
+
+
+@pytest.mark.parametrize(
+    ("value", "fields"),
+    [
+        (None, {"generation": True}),
+        ("all", {}),
+        ("others", {"generation": False}),
+        ("main,subagent", {"request_class": {"include": ("main", "subagent")}}),
+        ("!probe", {"request_class": {"exclude": ("probe",)}}),
+    ],
+)
+def test_generations_are_meant_unless_asked(value: str | None, fields: dict[str, Any]) -> None:
+    """Probes, counts of tokens and strangers are left out of a page that does not ask for them."""
+    found = read(**{"class": value} if value else {})
+    where = found.where.model_dump(exclude_defaults=True)
+
     assert {key: where[key] for key in where if key != "start_time"} == fields
+    assert found.filters == ({"class": value} if value else {})
+    assert found.before.model_dump(exclude={"start_time", "end_time"}) == found.where.model_dump(
+        exclude={"start_time", "end_time"}
+    )
+
+
+def test_api_is_asked_for_the_same() -> None:
+    """What a page exports has the parameters of the API that mean what the page shows."""
+    found = read(**{"client": "codex,!aider", "class": "!probe", "error": "any", "range": "1h"})
+
+    assert found.api_parameters() == {
+        "start_time": "2026-11-21T11:00:00Z",
+        "client": "codex,!aider",
+        "request_class": "!probe",
+        "succeeded": "false",
+    }
+
+
+@pytest.mark.parametrize(
+    ("session", "link"),
+    [
+        ("a/b c", "/dashboard/sessions/a/b%20c?range=7d"),
+        ("..", "/dashboard/sessions/?range=7d&id=.."),
+        ("a//b", "/dashboard/sessions/?range=7d&id=a//b"),
+        ("/a/./b", "/dashboard/sessions/?range=7d&id=/a/./b"),
+    ],
+)
+def test_every_session_has_a_link(session: str, link: str) -> None:
+    """Also one whose id would not stay what it is in a path."""
+    assert session_views.session_link(read(range="7d"), session) == link
 
 
 @pytest.mark.parametrize(
@@ -218,7 +277,7 @@ def test_filters_are_those_of_the_store(name: str, value: str, fields: dict[str,
 )
 def test_typed_text_is_filters_and_a_search(text: str, found: dict[str, str]) -> None:
     """What is typed is split into filters; the rest is searched for."""
-    assert page_query.typed(text) == found
+    assert page_filters.typed(text) == found
 
 
 def test_link_says_what_is_shown() -> None:
@@ -267,7 +326,7 @@ def test_settings_are_shown_without_secrets(tmp_path: Any) -> None:
         proxy={"outbound_proxy": "http://user:hunter2@proxy:3128"},
         providers={"mine": {"base_url": "https://mine.example", "api_key": "sk-secret"}},
     )
-    shown = str(views.settings_shown(settings))
+    shown = str(status_views.settings_shown(settings))
 
     assert "('auth_token', '***')" in shown
     assert "('mine.api_key', '***')" in shown

@@ -42,7 +42,7 @@ STEPS = {
         "        if record.flavour:\n            self._flavours.inc()\n",
     ),
     "tile": (
-        "dashboard/views.py",
+        "dashboard/tiles.py",
         r"(?<=def _token_tiles\(now: Mapping\[str, Any\]\) -> dict\[str, dict\[str, Any\]\]:\n)",
         '    return {"flavours": {"label": "Flavours", "figure": now["flavours"], "note": ""}}\n',
     ),

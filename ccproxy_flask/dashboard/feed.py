@@ -9,6 +9,7 @@ Messages are JSON texts, all ``{"type", "data", "timestamp"}``:
   ``store.reason`` says why. Sent at first and after an overflow, each time again shortly after
   (what ended just before is stored by then); else every 30 s.
 * ``request_start``, ``request_complete``, ``request_error`` — one row.
+* ``request_gone`` — ``{"id"}``: one that had begun is, at its end, none that the page shows.
 * ``batch`` — a list of such events, when they come faster than is worth a message each.
 * ``overflow`` — ``{"missed"}``: this viewer was too slow; a snapshot follows.
 * ``heartbeat`` — nothing happened; the line is alive.
@@ -57,6 +58,8 @@ SOCKET_OPTIONS = {"ping_interval": 15, "max_message_size": 4096}
 PACE_SECONDS = 0.05
 _FEW = 4
 _MANY = 500
+_MOST_BEGUN = 1000
+_KNOWN_AT_END = frozenset({"status_code", "error_type", "duration_ms", "cost_usd"})
 
 GOING_AWAY = 1001
 TRY_AGAIN_LATER = 1013
@@ -171,6 +174,8 @@ class Viewer:
         self._feed, self._subscription, self._store = feed, subscription, store
         self._shared, self._args = shared, args.copy()
         self._asked = page_query.read(args).where.asked()
+        self._begun: OrderedDict[str, None] = OrderedDict()
+        """The ids of what was told to have begun; bounded as they may never end."""
         self._snapshot_at = 0.0
         self._snapshot_again = True
 
@@ -211,7 +216,7 @@ class Viewer:
             # Not at once each time: a viewer that cannot keep up is not helped by more to read.
             self._snapshot_at = min(self._snapshot_at, time.monotonic() + PACE_SECONDS * _FEW)
             self._snapshot_again = True
-        wanted = [one for one in found if self._wants(one)]
+        wanted = [told for one in found if (told := self._as_told(one)) is not None]
         if len(wanted) > _FEW:
             yield texts.batch(wanted)
             return
@@ -219,11 +224,32 @@ class Viewer:
             event = texts.event(one)
             yield texts.message(event["type"], event["data"], event["timestamp"])
 
-    def _wants(self, event: dict[str, Any]) -> bool:
-        """Tell whether the page shows a request; of one that has begun, as far as is known."""
+    def _as_told(self, event: dict[str, Any]) -> dict[str, Any] | None:
+        """Return what the page is told of an *event*; None: nothing."""
+        if event["type"] == "overflow":
+            return event
+        request_id = event["data"]["request_id"]
         if event["type"] == "request_start":
-            return matching.matches_start(self._asked, event["data"]) is True
-        return event["type"] == "overflow" or matching.matches(self._asked, event["data"])
+            if not self._has_begun(event["data"]):
+                return None
+            self._begun[request_id] = None
+            while len(self._begun) > _MOST_BEGUN:
+                self._begun.popitem(last=False)
+            return event
+        was_told = request_id in self._begun
+        self._begun.pop(request_id, None)
+        if matching.matches(self._asked, event["data"]):
+            return event
+        return {"type": "request_gone", "data": {"id": request_id}} if was_told else None
+
+    def _has_begun(self, row: dict[str, Any]) -> bool:
+        """Tell whether a request that begins is one that the page shows, as far as is known: its
+        model may turn out another, and it may turn out to be none of the page's."""
+        return all(
+            each.matches_start(value, row) is True
+            or (_KNOWN_AT_END.isdisjoint(each.column.split()) and each.matches(value, row))
+            for each, value in self._asked
+        )
 
     def _next_snapshot(self) -> str:
         wait = SECOND_SNAPSHOT_SECONDS if self._snapshot_again else SNAPSHOT_SECONDS
@@ -251,7 +277,7 @@ class Viewer:
             "in_flight": [
                 texts.row(row, in_flight=True)
                 for row in self._feed.in_flight()
-                if matching.matches_start(self._asked, row) is True
+                if self._has_begun(row)
             ],
             "store": {"available": entries is not None, "reason": reason},
         }

@@ -289,7 +289,7 @@ def message(kind: str, data: object, timestamp: str | None = None) -> str:
 def event(found: Mapping[str, Any]) -> dict[str, Any]:
     """Return an event of the journal's feed with no more than the page shows."""
     kind, data = found["type"], found["data"]
-    if kind.startswith("request_"):
+    if kind in ("request_start", "request_complete", "request_error"):
         data = row(data, in_flight=kind == "request_start")
     return {"type": kind, "data": data, "timestamp": found.get("timestamp")}
 
@@ -300,9 +300,8 @@ def batch(found: Iterable[Mapping[str, Any]]) -> str:
     A start whose end is in the same batch is left out: the end says all of it.
     """
     events = [event(one) for one in found]
-    ended = {
-        one["data"]["id"] for one in events if one["type"] in ("request_complete", "request_error")
-    }
+    ends = ("request_complete", "request_error", "request_gone")
+    ended = {one["data"]["id"] for one in events if one["type"] in ends}
     kept = [
         one for one in events if one["type"] != "request_start" or one["data"]["id"] not in ended
     ]

@@ -1,25 +1,26 @@
 """What the address of a page asks for: a range of time, filters, an order, columns. Pure.
 
 ``range=1h|6h|24h|7d|30d|from..to`` and one parameter for each filter, the same on every page, so
-that whatever a person sees can be sent as a link. What cannot be read is left out, and said in
-``problems``: a page is shown in any case.
+that whatever a person sees can be sent as a link. Without ``class`` it is generations that are
+meant: counts of tokens, lists, probes and strangers are shown where they are asked for. What cannot
+be read is left out, and said in ``problems``: a page is shown in any case.
 """
 
 from __future__ import annotations
 
 import re
-import shlex
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
-from ccproxy_flask.errors import ERROR_TYPES
 from ccproxy_flask.record import COLUMNS
 from ccproxy_flask.store.base import Cursor, LogFilter
 
+from .page_filters import FILTERS, Unreadable
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Collection
 
     from werkzeug.datastructures import MultiDict
 
@@ -80,97 +81,7 @@ SORT_COLUMNS = {
     "cost": "cost_usd",
 }
 assert set(SORT_COLUMNS.values()) <= set(COLUMNS)  # noqa: S101  of our own tables
-_LONGEST = 256
 _DAY = re.compile(r"\d{4}-\d\d-\d\d")
-
-
-class Unreadable(ValueError):
-    """A value means nothing; the message says what would."""
-
-
-def _text(value: str) -> str:
-    if not 1 <= len(value) <= _LONGEST:
-        raise Unreadable(f"takes 1 to {_LONGEST} characters")
-    return value
-
-
-def _status(value: str) -> dict[str, Any]:
-    low: int | None
-    high: int | None
-    if match := re.fullmatch(r"([1-5])xx", value.lower()):
-        low, high = int(match[1]) * 100, int(match[1]) * 100 + 99
-    elif match := re.fullmatch(r"(>=|<=|>|<)?([1-5]\d\d)", value):
-        bound = int(match[2])
-        low, high = {
-            ">=": (bound, None),
-            ">": (bound + 1, None),
-            "<=": (None, bound),
-            "<": (None, bound - 1),
-            None: (bound, bound),
-        }[match[1]]
-    elif match := re.fullmatch(r"([1-5]\d\d)\.\.([1-5]\d\d)", value):
-        low, high = sorted((int(match[1]), int(match[2])))
-    else:
-        raise Unreadable("is a status such as 429, 5xx, >=400 or 400..499")
-    return _within_statuses(low, high)
-
-
-def _duration(value: str) -> dict[str, Any]:
-    match = re.fullmatch(r"(>=|<=|>|<)?(\d{1,9}(?:\.\d{1,6})?)(ms|s|m)?", value)
-    if match is None:
-        raise Unreadable("is a time such as >5s, <200ms or >=1m")
-    bound = float(match[2]) * {"ms": 1, "s": 1000, "m": 60_000, None: 1}[match[3]]
-    if match[1] in ("<", "<="):
-        return {"max_duration_ms": bound}
-    return {"min_duration_ms": bound}
-
-
-def _within_statuses(low: int | None, high: int | None) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    if low is not None:
-        found["status_code_min"] = min(max(low, 100), 599)
-    if high is not None:
-        found["status_code_max"] = min(max(high, 100), 599)
-    return found
-
-
-def _error(value: str) -> dict[str, Any]:
-    if value in ("any", "none"):
-        return {"succeeded": value == "none"}
-    if value not in ERROR_TYPES:
-        raise Unreadable("is any, none, or a type of error such as rate_limit")
-    return {"error_type": value}
-
-
-def _model(value: str) -> dict[str, Any]:
-    if value.startswith("="):
-        return {"model": _text(value[1:])}
-    return {"model_contains": _text(value)}
-
-
-def _flag(name: str) -> Callable[[str], dict[str, Any]]:
-    def parse(value: str) -> dict[str, Any]:
-        if value not in ("yes", "no"):
-            raise Unreadable("is yes or no")
-        return {name: value == "yes"}
-
-    return parse
-
-
-FILTERS: dict[str, tuple[str, Callable[[str], dict[str, Any]]]] = {
-    "provider": ("A provider's name", lambda value: {"provider": _text(value)}),
-    "model": ("A part of its name, or =name", _model),
-    "status": ("429, 5xx, >=400, 400..499", _status),
-    "error": ("any, none, or a type of error", _error),
-    "duration": (">5s, <200ms", _duration),
-    "session": ("A session's id", lambda value: {"session_id": _text(value)}),
-    "user": ("A user, as the client names them", lambda value: {"user_id": _text(value)}),
-    "key": ("A key, by its hash", lambda value: {"api_key_id": _text(value)}),
-    "stream": ("yes or no", _flag("streaming")),
-    "generation": ("yes: what a model answers; no: the rest", _flag("generation")),
-    "q": ("A text in path, model, client or error", lambda value: {"q": _text(value)}),
-}
-"""The filters of a page: what they take, and the fields of a LogFilter that they become."""
 
 
 @dataclass(frozen=True)
@@ -227,11 +138,7 @@ class PageQuery:
 
     def api_parameters(self) -> dict[str, str]:
         """Return the same filter as parameters of ``/logs``."""
-        found = self.where.to_wire()
-        return {
-            name: str(value).lower() if isinstance(value, bool) else str(value)
-            for name, value in found.items()
-        }
+        return {name: _parameter(value) for name, value in self.where.to_wire().items()}
 
     def shifted(self, direction: int) -> str:
         """Return the range one period earlier (-1) or later (1); one that ends now stays live."""
@@ -240,6 +147,15 @@ class PageQuery:
         if end >= datetime.now(UTC) - timedelta(seconds=1):
             return next((name for name, span in RANGES.items() if span == length), DEFAULT_RANGE)
         return f"{_stamp(end - length)}..{_stamp(end)}"
+
+
+def _parameter(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, dict):  # names to include, and to exclude
+        without = (f"!{name}" for name in value.get("exclude", ()))
+        return ",".join([*value.get("include", ()), *without])
+    return str(value)
 
 
 def _stamp(moment: datetime) -> str:
@@ -271,6 +187,8 @@ def read(
             problems.append(f"{name}:{value[:60]} is left out: {name} {error}.")
         else:
             filters[name] = value
+    if "class" not in filters:
+        fields["generation"] = True
     live = ".." not in chosen
     where = LogFilter(start_time=start, end_time=None if live else end, **fields)
     return PageQuery(
@@ -353,29 +271,3 @@ def _page(text: str | None, problems: list[str]) -> int:
         return int(text)
     problems.append(f"page={text[:60]} is left out: it is no number.")
     return 1
-
-
-def typed(text: str) -> dict[str, str]:
-    """Return the filters that a person typed: ``model:opus status:>=400 some text``.
-
-    What is no filter is searched for as a text.
-    """
-    found: dict[str, str] = {}
-    rest: list[str] = []
-    for word in _split(text):
-        name, colon, value = word.partition(":")
-        if colon and value and name.lower() in FILTERS:
-            found[name.lower()] = value
-        else:
-            rest.append(word)
-    if rest:
-        found["q"] = " ".join(rest)
-    return found
-
-
-def _split(text: str) -> list[str]:
-    """Return the words of *text*; what is between quotation marks is one."""
-    try:
-        return shlex.split(text)
-    except ValueError:  # a quotation mark that is not closed
-        return text.split()

@@ -16,18 +16,10 @@ from ccproxy_flask.errors import ERROR_TYPES, StoreUnavailable
 from ccproxy_flask.filters.values import LONGEST_TEXT
 from ccproxy_flask.record import COLUMN_TYPES, COLUMNS
 
+from . import compare_views, overview_views, request_views, session_views, sql_views, status_views
 from . import format as texts
-from . import session_views, views
-from .page_query import (
-    COLUMN_NAMES,
-    FILTERS,
-    NUMERIC,
-    RANGES,
-    SORT_COLUMNS,
-    PageQuery,
-    read,
-    typed,
-)
+from .page_filters import FILTERS, typed
+from .page_query import COLUMN_NAMES, NUMERIC, RANGES, SORT_COLUMNS, PageQuery, read
 from .sql_examples import sql_examples
 
 if TYPE_CHECKING:
@@ -70,13 +62,13 @@ def _as_link() -> AnyResponse | None:
 @pages.get("", strict_slashes=False)
 def overview() -> str:
     """Figures, charts, and the newest requests."""
-    return _page("overview", lambda store, query: {"view": views.overview(store, query)})
+    return _page("overview", lambda store, query: {"view": overview_views.overview(store, query)})
 
 
 @pages.get("/requests")
 def requests() -> str:
     """The table of requests."""
-    return _page("requests", lambda store, query: {"view": views.requests(store, query)})
+    return _page("requests", lambda store, query: {"view": request_views.requests(store, query)})
 
 
 @pages.get("/requests/<request_id>")
@@ -85,11 +77,22 @@ def one_request(request_id: str) -> tuple[str, int]:
     found: dict[str, Any] = {}
 
     def ask(store: Store, query: PageQuery) -> dict[str, Any]:
-        found["view"] = views.request(store, request_id, query)
+        found["view"] = request_views.request(store, request_id, query)
         return {"view": found["view"], "request_id": request_id}
 
     text = _page("request", ask)
     return text, 404 if found.get("view", "") is None else 200
+
+
+@pages.get("/compare")
+def compare() -> str:
+    """Two requests side by side."""
+    ids = [request.args.get(name, "").strip()[:LONGEST_TEXT] for name in ("a", "b")]
+
+    def ask(store: Store, query: PageQuery) -> dict[str, Any]:
+        return {"view": compare_views.compare(store, ids, query) if all(ids) else None}
+
+    return _page("compare", ask)
 
 
 @pages.get("/sessions")
@@ -102,9 +105,11 @@ def sessions() -> str:
     )
 
 
+@pages.get("/sessions/")
 @pages.get("/sessions/<path:session_id>")
-def one_session(session_id: str) -> tuple[str, int]:
+def one_session(session_id: str | None = None) -> tuple[str, int]:
     """One session with its turns by agent; 404 where there is none, or not yet."""
+    session_id = request.args.get("id", "") if session_id is None else session_id
     found: dict[str, Any] = {}
     content: ContentSource | None = current_app.extensions.get("ccproxy.content")
 
@@ -127,7 +132,7 @@ def sql() -> str:
     is_ours = comes_from_own_page(request.environ)
 
     def ask(store: Store, _query: PageQuery) -> dict[str, Any]:
-        return {"view": views.sql(store, text) if text and is_ours else None}
+        return {"view": sql_views.sql(store, text) if text and is_ours else None}
 
     more = {
         "text": text,
@@ -139,7 +144,7 @@ def sql() -> str:
 @pages.get("/status")
 def status() -> str:
     """The recorder, what waits, what was dropped, and the settings."""
-    shown = views.settings_shown(_settings())
+    shown = status_views.settings_shown(_settings())
     return _page("status", lambda _store, _query: {}, settings=shown)
 
 
@@ -188,7 +193,7 @@ def _page(name: str, ask: Callable[[Store, PageQuery], dict[str, Any]], **more: 
         names=COLUMN_NAMES,
         numeric=NUMERIC,
         sortable=SORT_COLUMNS,
-        session_link=session_views.address,
+        session_link=session_views.session_link,
         empty_row=_EMPTY_ROW,
         examples=sql_examples,
         charts=current_app.extensions["ccproxy.dashboard_charts"],

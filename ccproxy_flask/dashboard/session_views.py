@@ -49,9 +49,12 @@ PARTS = {
 _DEEPEST = 3
 
 
-def address(session_id: str) -> str:
-    """Return the path of a session's page."""
-    return f"/dashboard/sessions/{quote(session_id, safe='/')}"
+def session_link(query: PageQuery, session_id: str, **changes: str | None) -> str:
+    """Return a link to a session's page. An id that would not stay what it is in a path is a
+    parameter: browsers and servers shorten paths with empty or dotted parts."""
+    if {"", ".", ".."} & set(session_id.split("/")):
+        return query.link("/dashboard/sessions/", id=session_id, **changes)
+    return query.link(f"/dashboard/sessions/{quote(session_id, safe='/')}", **changes)
 
 
 def sessions(store: Store, query: PageQuery) -> dict[str, Any]:
@@ -72,7 +75,7 @@ def sessions(store: Store, query: PageQuery) -> dict[str, Any]:
 def _listed(found: Mapping[str, Any], query: PageQuery) -> dict[str, str]:
     return {
         "id": found["session_id"],
-        "link": query.link(address(found["session_id"]), sort=None),
+        "link": session_link(query, found["session_id"], sort=None),
         **_figures(found),
     }
 
@@ -269,13 +272,15 @@ def _pages(
     found: Mapping[str, Any], offset: int, shown: int, query: PageQuery
 ) -> dict[str, str | None]:
     """Return which turns of how many are shown, and links to those before and after."""
-    path, total = address(found["session_id"]), found["total_count"]
+    session_id, total = found["session_id"], found["total_count"]
     is_part = offset or shown < total
     count = texts.count
     return {
         "scope": f"{count(offset + 1)} to {count(offset + shown)} of {count(total)}"
         if is_part
         else "",
-        "earlier": query.link(path, page=str(query.page - 1)) if offset else None,
-        "later": query.link(path, page=str(query.page + 1)) if offset + shown < total else None,
+        "earlier": session_link(query, session_id, page=str(query.page - 1)) if offset else None,
+        "later": session_link(query, session_id, page=str(query.page + 1))
+        if offset + shown < total
+        else None,
     }

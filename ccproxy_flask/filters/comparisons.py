@@ -150,6 +150,19 @@ class Succeeded(Filter):
         return (failure(row.get("error_type"), row.get("status_code")) is None) is value
 
 
+class Unpriced(Filter):
+    """Whether there is no error, and yet no cost."""
+
+    def sql(self, value: bool) -> tuple[str, list[Any]]:
+        """As in the base class."""
+        return f"(({FAILURE_SQL}) IS NULL AND cost_usd IS NULL) = ?", [value]
+
+    def matches(self, value: bool, row: Mapping[str, Any]) -> bool:
+        """As in the base class."""
+        fine = failure(row.get("error_type"), row.get("status_code")) is None
+        return (fine and row.get("cost_usd") is None) is value
+
+
 def _stored(value: Any) -> Any:
     """Return *value* as the database has it: times are UTC, without saying so."""
     return value.astimezone(UTC).replace(tzinfo=None) if isinstance(value, datetime) else value

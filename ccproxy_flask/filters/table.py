@@ -9,7 +9,17 @@ from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
 from ccproxy_flask.errors import ErrorType
 from ccproxy_flask.usage.request_class import GENERATIONS
 
-from .comparisons import Among, AtLeast, AtMost, Contains, Equals, Filter, OneOf, Succeeded
+from .comparisons import (
+    Among,
+    AtLeast,
+    AtMost,
+    Contains,
+    Equals,
+    Filter,
+    OneOf,
+    Succeeded,
+    Unpriced,
+)
 from .values import Classes, Duration, Flag, IncludeExclude, Moment, Names, Status, Text
 
 if TYPE_CHECKING:
@@ -57,6 +67,7 @@ class LogFilter(BaseModel):
     request_id: Annotated[Text | None, Equals(column="request_id", text="One request", final=True)] = None
     error_type: Annotated[ErrorType | None, Equals(column="error_type", text="One kind of error")] = None
     succeeded: Annotated[Flag | None, Succeeded(column="error_type status_code", text="Whether the client got the whole of an answer that is no error", options=("--succeeded/--failed",))] = None
+    unpriced: Annotated[Flag | None, Unpriced(column="error_type status_code cost_usd", text="Successes whose cost is not known, or all else", options=("--unpriced/--no-unpriced",))] = None
     q: Annotated[Text | None, Contains(column=_SEARCHED, text="A text anywhere in path, model, user agent or error", options=("-q", "--text"))] = None
     # fmt: on
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from ccproxy_flask.store.base import (
         Cursor,
         EntriesPage,
+        Grouping,
         LogFilter,
         Page,
         QueryPage,
@@ -285,6 +286,10 @@ class Recorder:
     def analytics(self, where: LogFilter, bucket_seconds: int) -> bytes:
         """Return the figures of ``/logs/analytics`` as the text of a JSON object."""
         return self._current().analytics(where, bucket_seconds)
+
+    def groups(self, where: LogFilter, grouping: Grouping) -> bytes:
+        """Return sums of the rows of *where* as the text of a JSON array."""
+        return self._current().groups(where, grouping)
 
     def export(self, where: LogFilter, form: str) -> Generator[bytes]:
         """Give all rows as ``csv``, ``jsonl`` or ``parquet``."""

@@ -14,7 +14,7 @@ from waitress.server import create_server  # type: ignore[import-untyped]  # has
 
 from ccproxy_flask.errors import ContentNotKept, StoreUnavailable
 from ccproxy_flask.metrics import aggregation, multiprocess_values
-from ccproxy_flask.store.base import Cursor, LogFilter, Page, QueryRefused, abandoned
+from ccproxy_flask.store.base import Cursor, Grouping, LogFilter, Page, QueryRefused, abandoned
 from ccproxy_flask.store.remote import FACTS_HEADER, LANES, lane_socket
 from ccproxy_flask.store.sessions import SessionPage
 
@@ -57,6 +57,7 @@ class Questions:
             "/sessions": self._sessions,
             "/session": self._session,
             "/analytics": self._analytics,
+            "/groups": self._groups,
             "/sql": self._sql,
             "/status": self._status,
             "/reset": self._reset,
@@ -91,6 +92,11 @@ class Questions:
     def _analytics(self, asked: dict[str, Any]) -> Answer:
         where = LogFilter.from_wire(asked["where"])
         return self._store.analytics(where, asked["bucket_seconds"]), {}
+
+    def _groups(self, asked: dict[str, Any]) -> Answer:
+        where = LogFilter.from_wire(asked.pop("where"))
+        grouping = Grouping(**asked | {"by": tuple(asked["by"])})
+        return self._store.groups(where, grouping), {}
 
     def _sql(self, asked: dict[str, Any]) -> Answer:
         return self._store.sql(asked["text"], asked["limit"]), {}

@@ -67,6 +67,30 @@ class Page:
             raise ValueError(f"{self.order_by!r} is no column")
 
 
+GROUPED = frozenset(
+    {"session_id", "conversation_id", "user_id", "api_key_id", "client", "provider", "model"}
+    | {"request_class", "failure", "error_message", "moment"}
+)
+"""By what sums can be asked for: columns; the kind of ``failure``; and ``moment``, the second at
+which a bucket of time begins, since 1970."""
+
+
+@dataclass(frozen=True, slots=True)
+class Grouping:
+    """Which sums are meant: *by* the values of columns, of :data:`GROUPED`; *limit* of them, those
+    with the largest cost first, or where *often* those with the most requests. Rows in which the
+    first column has no value do not count. *bucket_seconds* is the length of a ``moment``."""
+
+    by: tuple[str, ...]
+    limit: int = 10
+    often: bool = False
+    bucket_seconds: int = 3600
+
+    def __post_init__(self) -> None:
+        if not self.by or not GROUPED.issuperset(self.by):
+            raise ValueError(f"{self.by!r} are no columns to group by")
+
+
 @dataclass(frozen=True, slots=True)
 class Cursor:
     """The last row that was seen, newest first; text form ``<microseconds>~<request id>``."""
@@ -195,6 +219,13 @@ class Store(Protocol):
         """Return the figures of ``/logs/analytics`` as the text of a JSON object.
 
         *where* needs a ``start_time``. Docs: docs/logs-api.md.
+        """
+
+    def groups(self, where: LogFilter, grouping: Grouping) -> bytes:
+        """Return sums of the rows of *where* as the text of a JSON array, an object each:
+
+        the columns of *grouping*, ``requests``, ``errors``, ``unpriced``, ``first_at``,
+        ``last_at``, and sums of tokens and USD under the names of their columns.
         """
 
     def export(self, where: LogFilter, form: str) -> Generator[bytes]:

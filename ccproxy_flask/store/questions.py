@@ -14,7 +14,7 @@ from ccproxy_flask.filters import LogFilter
 from ccproxy_flask.totals import Totals, complete
 
 from . import analytics, statements
-from .base import Cursor, EntriesPage, Page, QueryPage
+from .base import Cursor, EntriesPage, Grouping, Page, QueryPage
 from .sessions import SessionsPage
 from .statements import number_in
 
@@ -190,6 +190,20 @@ class Questions:
         now = datetime.now(UTC)
         end = min(where.end_time or now, now)
         return orjson.dumps(analytics.analytics(rows, bucket_seconds, where.start_time, end))
+
+    def groups(self, where: LogFilter, grouping: Grouping) -> bytes:
+        """As Store.groups()."""
+        condition, values = statements.condition(where)
+        names = ", ".join(grouping.by)
+        order = "requests DESC" if grouping.often else "cost_usd DESC NULLS LAST, requests DESC"
+        with self._moment() as cursor:
+            logs = self._parts.relation(self._overlapping(cursor, where))
+            sql = statements.GROUPS.replace("/*logs*/", logs).replace("/*where*/", condition)
+            sql = sql.replace("/*by*/", names).replace("/*first*/", grouping.by[0])
+            sql = sql.replace("/*order*/", f"{order}, {names}")
+            bucket = grouping.bucket_seconds
+            rows = cursor.execute(sql, [bucket, bucket, *values, grouping.limit]).fetchall()
+        return statements.array(rows)
 
     def _asked_of(
         self, cursor: duckdb.DuckDBPyConnection, where: LogFilter

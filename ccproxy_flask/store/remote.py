@@ -21,6 +21,7 @@ from ccproxy_flask.totals import Totals
 from .base import (
     Cursor,
     EntriesPage,
+    Grouping,
     LogFilter,
     Page,
     QueryPage,
@@ -52,7 +53,7 @@ LANES = {"status": 2, "small": 4, "large": 3}
 """The lanes in which questions are answered, so that none waits behind larger ones; and how many
 of each lane are answered beside each other. Others wait for their turn."""
 _ENDINGS = {"status": "stat", "small": "sock", "large": "bulk"}
-_LARGE = frozenset({"/analytics", "/export", "/sessions", "/session", "/sql", "/reset"})
+_LARGE = frozenset({"/analytics", "/groups", "/export", "/sessions", "/session", "/sql", "/reset"})
 _SMALL_PAGE = 1000
 _SMALL_OFFSET = 10_000
 
@@ -123,6 +124,11 @@ class RemoteStore:
         """Return the figures of ``/logs/analytics`` as the text of a JSON object."""
         asked = {"where": where.to_wire(), "bucket_seconds": bucket_seconds}
         return self._ask("/analytics", asked)[0]
+
+    def groups(self, where: LogFilter, grouping: Grouping) -> bytes:
+        """Return sums of the rows of *where* as the text of a JSON array."""
+        asked = {"where": where.to_wire(), **dataclasses.asdict(grouping)}
+        return self._ask("/groups", asked)[0]
 
     def export(self, where: LogFilter, form: str) -> Generator[bytes]:
         """Give all rows as ``csv``, ``jsonl`` or ``parquet``."""

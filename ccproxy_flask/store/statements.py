@@ -50,6 +50,7 @@ SESSIONS = (
     .replace("/*turns*/", _texts(TURNS))
     .replace("/*generations*/", _texts(GENERATIONS))
 )
+GROUPS = _sql("queries/groups.sql")
 ANALYTICS = _sql("queries/analytics.sql")
 ANALYTICS_OF_MANY = _sql("queries/analytics_of_many.sql")
 _SUMS = _sql("queries/sums.sql")

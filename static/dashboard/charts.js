@@ -1,30 +1,21 @@
-// The charts, drawn by uPlot. Drag selects a range of time; a click in the legend hides a line.
+// The charts, drawn by uPlot. Drag selects a range of time; a name in the legend that is a filter
+// becomes one, another one hides its line.
+
+import { columns, linesOf } from "./chart_kinds.js";
 
 const UPLOT = new URL("../vendor/uPlot.js", import.meta.url).href;
 const SYNC = "ccproxy";
-const HEIGHT = 190;
-const money = new Intl.NumberFormat("en-US", { style: "currency", currency: "USD", maximumSignificantDigits: 3 });
-const short = new Intl.NumberFormat("en-US", { notation: "compact", maximumSignificantDigits: 3 });
-const time = (value) => (value >= 60_000 ? `${short.format(value / 60_000)} m` : value >= 1000 ? `${short.format(value / 1000)} s` : `${short.format(value)} ms`);
-
-/** What each chart shows: its lines from the bottom, how they are written, whether they add up. */
-const KINDS = {
-  cost: { unit: money, stacked: true, lines: [["cost", "Cost", "--c-1"]] },
-  requests: { unit: short, stacked: true, lines: [["errors", "Failed", "--bad"], ["fine", "Succeeded", "--c-1"]] },
-  tokens: {
-    unit: short,
-    stacked: true,
-    lines: [["uncached", "Uncached", "--c-4"], ["written", "Written", "--c-3"], ["cached", "Cached", "--c-2"], ["output", "Output", "--c-1"]],
-  },
-  latency: { unit: { format: time }, stacked: false, lines: [["p50", "p50", "--c-2"], ["p95", "p95", "--c-1"], ["ttft", "First token p95", "--c-3"]] },
-};
+const HEIGHT = 168;
 
 const drawn = new Map();
 let library = null;
 let onZoom = () => {};
+let onFilter = () => {};
 
-export function whenZoomed(listener) {
-  onZoom = listener;
+/** Says what is to happen with a range that was dragged, and with a line that was clicked. */
+export function whenChosen({ zoom, filter }) {
+  onZoom = zoom;
+  onFilter = filter;
 }
 
 /** Draws what the page has values for; again where the values, the size or the theme changed. */
@@ -44,44 +35,35 @@ function forget(place) {
 function draw(place) {
   const kind = place.dataset.kind ?? (place.dataset.chart === "latency" ? "latency" : "cost");
   const width = place.clientWidth;
+  const values = JSON.parse(place.dataset.values);
+  const found = linesOf(kind, values);
+  // An answer of SQL may have names instead of times.
+  const places = values.time ?? values.names.map((_, at) => at);
+  const data = [places, ...columns(found.stacked, found.lines, places)];
+  const shown = found.stacked ? [...found.lines].reverse() : found.lines;
   const theme = getComputedStyle(place).colorScheme + getComputedStyle(document.body).backgroundColor;
+  const state = [kind, theme, ...shown.map(({ label }) => label)].join();
   const before = drawn.get(place);
-  const state = `${kind} ${theme}`;
   if (before?.state === state) {
-    if (before.values !== place.dataset.values) before.chart.setData(series(place, kind).data);
+    before.shown.forEach((line, at) => Object.assign(line, shown[at]));
+    if (before.text !== place.dataset.values) before.chart.setData(data);
     if (before.width !== width) before.chart.setSize({ width, height: HEIGHT });
-    Object.assign(before, { values: place.dataset.values, width });
+    Object.assign(before, { text: place.dataset.values, width });
     return;
   }
   if (before) forget(place);
-  const { data, shown } = series(place, kind);
-  const chart = new library(options(place, kind, width, shown), data, place);
+  const chart = new library(options(place, { ...found, shown, names: values.names }, width), data, place);
   place.style.removeProperty("color");
-  drawn.set(place, { chart, state, width, values: place.dataset.values });
+  drawn.set(place, { chart, state, shown, width, text: place.dataset.values });
+  legend(chart, shown);
 }
 
-/** The values in uPlot's order: the uppermost of a stack first, each with those below it. */
-function series(place, kind) {
-  const values = JSON.parse(place.dataset.values);
-  values.fine = values.requests.map((all, at) => all - values.errors[at]);
-  const { stacked, lines } = KINDS[kind];
-  let sum = values.time.map(() => 0);
-  const columns = lines.map(([name]) => {
-    if (!stacked) return values[name];
-    sum = sum.map((below, at) => below + (values[name][at] ?? 0));
-    return sum;
-  });
-  const shown = stacked ? lines.map((_, at) => at).reverse() : lines.map((_, at) => at);
-  return { data: [values.time, ...shown.map((at) => columns[at])], shown };
-}
-
-function options(place, kind, width, shown) {
+function options(place, { unit, stacked, shown, names }, width) {
   const style = getComputedStyle(place);
   const colour = (name) => {
     place.style.color = `var(${name})`;
     return getComputedStyle(place).color; // the theme's, as a canvas understands it
   };
-  const { unit, stacked, lines } = KINDS[kind];
   const axis = {
     stroke: colour("--ink-3"),
     font: `12px ${style.fontFamily}`,
@@ -89,26 +71,48 @@ function options(place, kind, width, shown) {
     ticks: { show: false },
   };
   const bars = stacked ? library.paths.bars({ size: [0.8, 24], radius: 0.12 }) : undefined;
+  const moment = (at) => new Date(at * 1000).toLocaleString("en-GB", { dateStyle: "short", timeStyle: "short" });
+  const own = (line) => (_, __, ___, index) => (index === null || line.values[index] == null ? "—" : unit.format(line.values[index]));
   return {
     width,
     height: HEIGHT,
     padding: [8, 8, 0, 0],
-    cursor: { sync: { key: SYNC }, drag: { x: true, y: false, dist: 5 }, points: { show: !stacked } },
-    scales: { x: { time: true }, y: { range: (_, low, high) => [0, high > 0 ? high * 1.08 : 1] } },
-    axes: [{ ...axis, size: 30, values: moments }, { ...axis, size: 58, values: (_, ticks) => ticks.map((tick) => unit.format(tick)) }],
+    cursor: { sync: { key: place.dataset.chart === "sql" ? null : SYNC }, drag: { x: true, y: false, dist: 5 }, points: { show: !stacked } },
+    scales: { x: { time: !names }, y: { range: (_, low, high) => [0, high > 0 ? high * 1.08 : 1] } },
+    axes: [{ ...axis, size: 30, values: names ? (_, ticks) => ticks.map((tick) => names[tick]?.slice(0, 16) ?? "") : moments }, { ...axis, size: 58, values: (_, ticks) => ticks.map((tick) => unit.format(tick)) }],
     series: [
-      { value: (_, at) => (at === null ? "" : new Date(at * 1000).toLocaleString("en-GB", { dateStyle: "short", timeStyle: "short" })) },
-      ...shown.map((at) => {
-        const [name, label, ink] = lines[at];
-        const own = (_, __, ___, index) => {
-          const value = index === null ? null : JSON.parse(place.dataset.values)[name === "fine" ? "requests" : name][index];
-          return value === null || value === undefined ? "—" : unit.format(name === "fine" ? value - JSON.parse(place.dataset.values).errors[index] : value);
-        };
-        return { label, stroke: colour(ink), fill: stacked ? colour(ink) : undefined, width: stacked ? 0 : 1.8, paths: bars, points: { show: false }, spanGaps: true, value: own };
-      }),
+      { label: names ? "Name" : "Time", value: (_, at) => (at === null ? "" : names ? names[at] ?? "" : moment(at)) },
+      ...shown.map((line) => ({
+        label: line.label,
+        stroke: colour(line.ink),
+        fill: stacked ? colour(line.ink) : undefined,
+        width: stacked ? 0 : 1.8,
+        paths: bars,
+        points: { show: false },
+        spanGaps: true,
+        value: own(line),
+      })),
     ],
-    hooks: { setSelect: [zoomed] },
+    hooks: { setSelect: place.dataset.chart === "sql" ? [] : [zoomed] },
   };
+}
+
+/** Lets the names of the legend be pressed, by keyboard too. Sums hide nothing: parts make them. */
+function legend(chart, shown) {
+  shown.forEach((line, at) => {
+    const name = chart.root.querySelectorAll(".u-legend .u-series")[at + 1]?.querySelector("th");
+    if (!name) return;
+    const button = Object.assign(document.createElement("button"), { type: "button", className: "name" });
+    button.append(...name.childNodes);
+    button.title = line.filter ? "Filter by it" : "Show or hide it";
+    name.replaceChildren(button);
+    // Before uPlot's own listener, which would hide the line.
+    button.addEventListener("click", (event) => {
+      event.stopPropagation();
+      if (line.filter) onFilter(line.filter);
+      else chart.setSeries(at + 1, { show: !chart.series[at + 1].show });
+    });
+  });
 }
 
 /** Times of an axis in the viewer's zone: of days where it is longer than two. */
@@ -128,18 +132,4 @@ function zoomed(chart) {
   if (width < 5 || !chart.root.matches(":hover")) return;
   const stamp = (x) => new Date(Math.round(chart.posToVal(x, "x")) * 1000).toISOString().replace(".000", "");
   onZoom(`${stamp(left)}..${stamp(left + width)}`);
-}
-
-/** Saves the chart beside `button` as a picture. */
-export function saveChart(button) {
-  const place = button.closest("section").querySelector("[data-chart]");
-  const canvas = place?.querySelector("canvas");
-  if (!canvas) return;
-  canvas.toBlob((blob) => {
-    const link = document.createElement("a");
-    link.href = URL.createObjectURL(blob);
-    link.download = `ccproxy-${place.dataset.kind ?? place.dataset.chart}.png`;
-    link.click();
-    setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
-  });
 }

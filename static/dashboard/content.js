@@ -4,8 +4,10 @@
 import { LOGS } from "./addresses.js";
 
 const FIRST_MESSAGES = 20;
+const MORE_MESSAGES = 100;
 const LONGEST_TEXT = 6_000;
 const LONGEST_BODY = 200_000;
+const MORE_TEXT = 200_000;
 const FIRST_EVENTS = 300;
 const ROLES = { user: "User", assistant: "Assistant", tool: "Tool", model: "Assistant", answer: "Answer" };
 const KINDS = { thinking: "Thinking", tool_use: "Tool call", tool_result: "Tool result" };
@@ -61,7 +63,8 @@ async function ask(id, path) {
   throw new Error(said?.error?.message ?? `The server answered ${answer.status}.`);
 }
 
-const json = async (id, path) => (await ask(id, path)).json();
+/** What the API says of the request `id` at `path`; throws what to say where it says nothing. */
+export const json = async (id, path) => (await ask(id, path)).json();
 const text = async (id, raw) => (await ask(id, `content?raw=${raw}`)).text();
 
 // -- the conversation --
@@ -70,16 +73,21 @@ function conversation(found) {
   const parts = [];
   if (found.system.length) parts.push(folded("System", found.system.map(block), size(found.system)));
   if (found.tools.length) parts.push(tools(found.tools));
-  const messages = found.messages.map((message) => turn(message.role, message.blocks));
-  const earlier = messages.slice(0, -FIRST_MESSAGES);
-  if (earlier.length) {
-    parts.push(more(`Show ${earlier.length} earlier messages`, () => earlier));
-  }
-  parts.push(...messages.slice(-FIRST_MESSAGES));
+  parts.push(...earlier(found.messages, FIRST_MESSAGES));
   if (found.answer) parts.push(turn("answer", found.answer.blocks, found.answer.stop));
   else if (found.error !== null) parts.push(turn("answer", [{ type: "other", input: found.error }], "error"));
   if (!parts.length) parts.push(element("p", "none", "Neither the request nor the answer has words."));
   return [...parts, truth(Object.values(found.verified))];
+}
+
+/** The last `count` of `messages`, and a button for those before, some at a time. */
+function earlier(messages, count) {
+  const shown = messages.slice(-count).map((message) => turn(message.role, message.blocks));
+  const rest = messages.slice(0, -count);
+  if (!rest.length) return shown;
+  const step = Math.min(rest.length, MORE_MESSAGES);
+  const label = step === rest.length ? `Show ${number(step)} earlier messages` : `Show ${step} of ${number(rest.length)} earlier messages`;
+  return [more(label, () => earlier(rest, step)), ...shown];
 }
 
 function truth(states) {
@@ -156,7 +164,8 @@ function events({ chunks, events: list }) {
   return rest.length ? [summary, shown, more(`Show ${rest.length} more events`, () => [table(["After", "Event", "Data"], rest)])] : [summary, shown];
 }
 
-function changes(found) {
+/** What `diff` of the API found, in the order in which providers cache. */
+export function changes(found) {
   const first = found.first;
   const said = first
     ? `The first change is in ${first.section}${first.name ? `, ${first.name}` : ""}: ${first.change}. What comes before it can be read from a cache.`
@@ -179,24 +188,31 @@ function change(part) {
 
 // -- small parts --
 
-function element(name, className = "", textContent = "") {
+/** An element with a text in which what is invisible is named. */
+export function element(name, className = "", textContent = "") {
   return Object.assign(document.createElement(name), { className, textContent: visible(textContent) });
 }
 
-/** A text as it is, up to a length; the rest is a click away. */
+/** A text as it is, up to a length; the rest is a click away, some at a time. */
 function words(said, className = "", longest = LONGEST_TEXT) {
-  const whole = visible(String(said ?? ""));
+  const whole = String(said ?? "");
   const part = element("div", `words ${className}`);
   const shown = element("pre");
-  shown.textContent = whole.slice(0, longest);
-  part.append(shown);
-  if (whole.length > longest) {
-    part.append(more(`Show all ${whole.length.toLocaleString("en-US")} characters`, () => {
-      shown.textContent = whole;
-      return [];
-    }));
-  }
+  shown.textContent = visible(whole.slice(0, longest));
+  part.append(shown, ...rest(whole, longest, shown));
   return part;
+}
+
+function rest(whole, from, shown) {
+  if (from >= whole.length) return [];
+  const isLast = whole.length - from <= MORE_TEXT;
+  const label = isLast ? `Show all ${number(whole.length)} characters` : `Show ${number(MORE_TEXT)} more of ${number(whole.length)} characters`;
+  return [
+    more(label, () => {
+      shown.append(visible(whole.slice(from, from + MORE_TEXT)));
+      return rest(whole, from + MORE_TEXT, shown);
+    }),
+  ];
 }
 
 function more(label, give) {
@@ -219,7 +235,8 @@ function table(names, rows) {
 
 const visible = (said) => said.replace(INVISIBLE, (one) => `⟨U+${one.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}⟩`);
 const pretty = (value) => (typeof value === "string" ? value : JSON.stringify(value, null, 2) ?? "");
-const length = (said) => (said ? `${said.length.toLocaleString("en-US")} characters` : "");
+const number = (count) => count.toLocaleString("en-US");
+const length = (said) => (said ? `${number(said.length)} characters` : "");
 const size = (blocks) => length(blocks.map((one) => one.text ?? "").join(""));
 const millis = (micros) => (micros === null ? "—" : `${(micros / 1000).toLocaleString("en-US", { maximumFractionDigits: 1 })} ms`);
 const kind = (data) => String(data.type ?? data.object ?? "");

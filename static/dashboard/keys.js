@@ -1,9 +1,9 @@
 // The keyboard: one key, one thing to do. Not while somebody types.
 
-const PAGES = { o: "", r: "requests", q: "sql", s: "sessions", t: "status" };
+const PAGES = { o: "", r: "requests", s: "sessions", l: "limits", q: "sql", t: "status" };
 const AFTER_G = 1_500;
 
-export function keyboard({ move, open, close, pause, copy, help, filter, page, press }) {
+export function keyboard({ move, open, close, pause, copy, help, filter, page, press, palette, pick }) {
   let g = 0;
   const keys = {
     "/": filter,
@@ -14,10 +14,16 @@ export function keyboard({ move, open, close, pause, copy, help, filter, page, p
     Enter: open,
     Escape: close,
     p: pause,
+    x: pick,
     c: copy,
     "?": help,
   };
   document.addEventListener("keydown", (event) => {
+    if ((event.ctrlKey || event.metaKey) && event.key === "k") {
+      event.preventDefault();
+      if (!document.querySelector("dialog[open]")) palette();
+      return;
+    }
     if (event.ctrlKey || event.metaKey || event.altKey || event.isComposing) return sendBy(event);
     if (event.key !== "Escape" && isTyping(event.target)) return;
     if (document.querySelector("dialog[open]")) return;

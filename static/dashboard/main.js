@@ -1,16 +1,26 @@
 // Puts the parts together: the page as the server rendered it, and what keeps it up to date.
 
 import { DASHBOARD, PROXY } from "./addresses.js";
-import { drawCharts, saveChart, whenZoomed } from "./charts.js";
+import { drawCharts, whenChosen } from "./charts.js";
+import { showChanges } from "./compare.js";
 import { Connection } from "./connection.js";
 import { showContent, switchContent } from "./content.js";
+import { curl } from "./curl.js";
+import { showEvents } from "./event_strip.js";
 import { FilterField } from "./filter.js";
 import { keyboard } from "./keys.js";
 import { Link } from "./link.js";
 import { absolute, go, onChange, read, refresh, start } from "./navigate.js";
-import { changed, common, page, remember, requestAddress } from "./state.js";
+import { openPalette, startPalette } from "./palette.js";
+import { savePicture, saveValues } from "./panels.js";
+import { pick, pickChosen, showPicks, unpick } from "./picks.js";
+import { copy, toast } from "./say.js";
+import { closePanel, isPanelOpen, mark, move, openChosen, openPanel, openRow, scope, whenPanelChanges } from "./side_panel.js";
+import { showSql, toggleSqlChart } from "./sql_page.js";
+import { changed, common, page, remember } from "./state.js";
 import { reset, showStatus } from "./status.js";
 import { LiveTable } from "./table.js";
+import { chooseTab, showTabs } from "./tabs.js";
 import { localize } from "./times.js";
 
 const REFRESH = 3_000;
@@ -19,7 +29,6 @@ const STATUS = 5_000;
 
 const one = (selector, root = document) => root.querySelector(selector);
 const collects = document.body.dataset.collects === "true";
-const panel = one("[data-panel]");
 
 let table = null;
 let paused = false;
@@ -27,7 +36,6 @@ let refreshAt = 0;
 let lastRefresh = Date.now();
 let asked = null;
 let skew = 0;
-let chosen = null;
 
 // -- what the live connection says --
 
@@ -37,6 +45,7 @@ const heard = {
     if (store.available !== !one("[data-away]")) soon(0);
   },
   request_start: (view) => table?.started(view),
+  request_gone: (view) => table?.gone(view),
   request_complete: ended,
   request_error: ended,
   batch: (events) => events.forEach(take),
@@ -92,9 +101,11 @@ async function refreshIfDue() {
 
 function mount(kind) {
   localize(one("#main"));
+  showTabs();
+  showPicks();
   drawCharts();
   if (kind === "refreshed") {
-    mark(chosen);
+    mark();
     show();
     return;
   }
@@ -102,13 +113,16 @@ function mount(kind) {
   const form = one("[data-filter]");
   if (form) new FilterField(form);
   const feed = one("[data-feed]");
-  chosen = null;
+  mark(null);
   table = feed ? new LiveTable(feed, show) : null;
   if (table) table.skew = skew;
   paused = false;
   hold();
   showStatus();
   showContent(document);
+  showEvents(document);
+  showChanges(document);
+  showSql();
   closePanel();
   const parameters = heardParameters();
   if (collects && asked !== parameters) connection.open(parameters);
@@ -154,7 +168,7 @@ function setText(element, text) {
 /** New rows wait while the list is paused, scrolled away, or being read. */
 function hold() {
   if (!table) return;
-  const held = paused || scrollY > 400 || !panel.hidden;
+  const held = paused || scrollY > 400 || isPanelOpen();
   if (table.held !== held) table.held = held;
   one("[data-pause]")?.setAttribute("aria-pressed", String(paused));
   show();
@@ -175,70 +189,6 @@ function showNew() {
   hold();
 }
 
-// -- one request beside the list --
-
-async function openPanel(url) {
-  const found = await read(url);
-  const article = found?.page.querySelector("[data-article]");
-  if (!article) return location.assign(url);
-  absolute(article);
-  const bar = document.createElement("div");
-  bar.className = "panel-bar";
-  const whole = document.createElement("a");
-  Object.assign(whole, { href: url, textContent: "Open as a page" });
-  whole.dataset.nav = "";
-  const close = document.createElement("button");
-  Object.assign(close, { type: "button", className: "quiet", textContent: "Close" });
-  close.dataset.close = "";
-  bar.append(whole, close);
-  const first = panel.hidden;
-  panel.replaceChildren(bar, document.adoptNode(article));
-  panel.hidden = false;
-  panel.scrollTop = 0;
-  localize(panel);
-  showContent(panel);
-  mark(article.querySelector("[data-article]")?.dataset.id ?? url.split("/").at(-1).split("?")[0]);
-  if (first) close.focus({ preventScroll: true });
-  hold();
-}
-
-function closePanel() {
-  if (panel.hidden) return false;
-  panel.hidden = true;
-  panel.replaceChildren();
-  one(".row.chosen a.open")?.focus({ preventScroll: true });
-  hold();
-  return true;
-}
-
-function mark(id) {
-  chosen = id;
-  for (const row of document.querySelectorAll(".row.chosen")) row.classList.remove("chosen");
-  const row = id && one(`.row[data-id="${CSS.escape(id)}"]`);
-  row?.classList.add("chosen");
-  return row;
-}
-
-function move(step) {
-  const rows = [...document.querySelectorAll("[data-rows] .row")];
-  if (rows.length === 0) return false;
-  const at = rows.findIndex((row) => row.classList.contains("chosen"));
-  const row = rows[Math.min(rows.length - 1, Math.max(0, at < 0 ? 0 : at + step))];
-  mark(row.dataset.id);
-  row.scrollIntoView({ block: "nearest" });
-  row.querySelector("a.open")?.focus({ preventScroll: true });
-  if (!panel.hidden) openPanel(requestAddress(row.dataset.id));
-  return true;
-}
-
-function openChosen(event) {
-  if (event.target.closest?.("a, button, summary")) return false;
-  const row = one(".row.chosen");
-  if (!row) return false;
-  openPanel(requestAddress(row.dataset.id));
-  return true;
-}
-
 // -- clicks --
 
 const clicks = {
@@ -254,7 +204,16 @@ const clicks = {
     event.preventDefault();
     loadOlder(element);
   },
-  "[data-save-chart]": (element) => saveChart(element),
+  "[data-panel-csv]": async (element) => {
+    const problem = await saveValues(element);
+    if (problem) toast(problem);
+  },
+  "[data-panel-png]": (element) => savePicture(element),
+  "[data-tab]": (element) => chooseTab(element),
+  "[data-pick]": (element) => pick(element),
+  "[data-unpick]": () => unpick(),
+  "[data-sql-chart]": (element) => toggleSqlChart(element),
+  "[data-palette-button]": () => palette(),
   "[data-chart-kind]": (element) => {
     for (const each of element.parentElement.children) each.setAttribute("aria-pressed", String(each === element));
     one('[data-chart="spend"]').dataset.kind = element.dataset.chartKind;
@@ -265,22 +224,14 @@ const clicks = {
   "[data-content-as]": (element) => switchContent(element),
   "[data-copy-link]": () => copy(location.href),
   "[data-copy-curl]": (element) => copy(curl(element.dataset)),
+  "[data-copy-text]": (element) => copy(element.dataset.copyText),
   "[data-help]": () => one("[data-help-dialog]").showModal(),
   "[data-reset]": async () => {
     const said = await reset();
     if (said) toast(said);
   },
-  "[data-list] .row": (element, event) => {
-    if (event.target.closest("a, button") || getSelection().toString()) return;
-    const { href } = one("a.open", element);
-    if (event.ctrlKey || event.metaKey) open(href, "_blank", "noopener");
-    else go(href);
-  },
   "[data-rows] .row": (element, event) => {
-    if (event.target.closest("a, button") || getSelection().toString()) return;
-    const url = requestAddress(element.dataset.id);
-    if (event.ctrlKey || event.metaKey) open(url, "_blank", "noopener");
-    else openPanel(url);
+    if (!event.target.closest("a, button, input, label") && !getSelection().toString()) openRow(element, event);
   },
 };
 
@@ -319,40 +270,18 @@ async function loadOlder(link) {
   else place.remove();
 }
 
-function curl({ method, path, body }) {
-  const quoted = (text) => `'${text.replaceAll("'", "'\\''")}'`;
-  const parts = ["curl -i", `-X ${method}`, quoted(PROXY + path)];
-  if (method !== "GET" && method !== "HEAD") {
-    parts.push("-H 'content-type: application/json'", `-d ${quoted(body)}`);
-  }
-  return parts.join(" ");
-}
-
-async function copy(text) {
-  try {
-    await navigator.clipboard.writeText(text);
-    toast("Copied.");
-  } catch {
-    toast(text); // no clipboard without TLS: it can be marked here
-  }
-}
-
-let toastTimer = 0;
-function toast(text) {
-  const place = one("[data-toast]");
-  place.textContent = text;
-  clearTimeout(toastTimer);
-  toastTimer = setTimeout(() => {
-    place.textContent = "";
-  }, 4_000);
-}
-
 /** Shows the page `name`; its lists keep range and filters, and their order where they share one. */
 function goTo(name) {
   const url = new URL(new URL(name, DASHBOARD).href.replace(/\/$/, ""));
   if (["", "requests", "sessions"].includes(name)) url.search = common();
   if (name === "sessions" || page().startsWith("session")) url.searchParams.delete("sort");
   go(url.href);
+}
+
+function palette() {
+  const actions = { "Copy the link to this page": () => copy(location.href), "Keyboard shortcuts": () => one("[data-help-dialog]").showModal(), "Change the theme": () => themeButton.click() };
+  if (one("[data-pause]")) actions["Pause or resume the list"] = togglePause;
+  openPalette(actions);
 }
 
 // -- theme and keyboard --
@@ -381,21 +310,25 @@ keyboard({
   close: () => {
     const menu = one("[data-menu][open]");
     if (menu) menu.open = false;
-    return Boolean(menu) || closePanel();
+    return Boolean(menu) || closePanel() || unpick();
   },
   pause: togglePause,
   copy: () => copy(location.href),
   help: () => one("[data-help-dialog]").showModal(),
+  palette,
+  pick: pickChosen,
   filter: () => one("[data-filter] [name=f]")?.focus(),
   page: goTo,
   press: (key) => {
-    const element = one(`[data-key="${CSS.escape(key)}"]`, panel.hidden ? document : panel);
+    const element = one(`[data-key="${CSS.escape(key)}"]`, scope());
     element?.click();
     return Boolean(element);
   },
 });
 
-whenZoomed((range) => go(changed({ range }).href));
+whenChosen({ zoom: (range) => go(changed({ range }).href), filter: (filter) => go(changed(filter).href) });
+whenPanelChanges(hold);
+startPalette();
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => drawCharts());
 addEventListener("resize", () => drawCharts());
 addEventListener("scroll", hold, { passive: true });

@@ -11,7 +11,7 @@ export function page() {
 /** The parameters that the live feed and the lists of one page share. */
 export function common(search = location.search) {
   const found = new URLSearchParams(search);
-  for (const name of ["cursor", "page", "f"]) found.delete(name);
+  for (const name of ["cursor", "page", "f", "id"]) found.delete(name);
   return found;
 }
 
@@ -33,10 +33,13 @@ export function requestAddress(id) {
   return url.href;
 }
 
-/** The page of a session; a slash in its id stays one, as in the server's links. */
+/** The page of a session, as in the server's links (dashboard/session_views.py). */
 export function sessionAddress(id) {
-  const url = new URL(`sessions/${id.split("/").map(encodeURIComponent).join("/")}`, DASHBOARD);
+  const parts = id.split("/");
+  const isPath = !parts.some((part) => ["", ".", ".."].includes(part));
+  const url = new URL(isPath ? `sessions/${parts.map(encodeURIComponent).join("/")}` : "sessions/", DASHBOARD);
   url.search = common();
+  if (!isPath) url.searchParams.set("id", id);
   return url.href;
 }
 

@@ -79,6 +79,14 @@ export class LiveTable {
     this.#onChange();
   }
 
+  /** What had begun is none of this page's after all. */
+  gone({ id }) {
+    this.#running.get(id)?.element?.remove();
+    this.#running.delete(id);
+    this.#waiting.delete(id);
+    this.#onChange();
+  }
+
   ended(view) {
     const running = this.#running.get(view.id);
     this.#running.delete(view.id);

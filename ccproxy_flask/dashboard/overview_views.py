@@ -1,0 +1,219 @@
+"""The overview, as texts and numbers: made of the store's answers, for the template."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from ccproxy_flask.store.analytics import bucket_for
+from ccproxy_flask.store.base import Grouping, Page
+from ccproxy_flask.totals import UNKNOWN
+
+from . import format as texts
+from .advice import ADVICE
+from .panel_sql import panel_sql
+from .session_views import session_link
+from .tiles import tiles
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from ccproxy_flask.store.base import Store
+
+    from .page_query import PageQuery
+
+NEWEST = 12
+_MOST_MODELS = 7
+_MOST_NAMES = 8
+_MOST_CELLS = 10_000
+SPENDERS = {
+    "model": ("model", "Model"),
+    "session": ("session_id", "Session"),
+    "user": ("user_id", "User"),
+    "key": ("api_key_id", "Key"),
+    "client": ("client", "Client"),
+    "provider": ("provider", "Provider"),
+}
+"""Who can be asked what they spent: the filter, its column, and how it is called."""
+
+
+def overview(store: Store, query: PageQuery) -> dict[str, Any]:
+    """Return the figures, charts and lists of the first page. Raises StoreUnavailable."""
+    bucket = bucket_for(query.start.timestamp(), query.end.timestamp())
+    found = orjson.loads(store.analytics(query.where, bucket))
+    now = found["summary"]
+    if not now["total_requests"]:
+        tops = tiles(now | {"saved_usd": None}, store.totals(query.before), query)
+        return {"tiles": tops, "total": 0, "rows": []}
+    by_model = _groups(store, query, "model", "provider", limit=1000)
+    now["saved_usd"] = saved(by_model)
+    return {
+        "tiles": tiles(now, store.totals(query.before), query),
+        "chart": _chart(found["timeseries"]) | _cost_by_model(store, query, found, bucket),
+        "spenders": list(_spenders(store, query)),
+        "errors": _errors(store, query),
+        "tokens": _tokens(now),
+        "slowest": [
+            texts.row(row) for row in store.entries(query.where, Page(5, 0, "duration_ms")).rows
+        ],
+        "rows": newest(store, query, NEWEST),
+        "total": now["total_requests"],
+        "sql": panel_sql(query, bucket),
+    }
+
+
+def newest(store: Store, query: PageQuery, limit: int) -> list[dict[str, Any]]:
+    """Return the newest rows of *query*, for the table."""
+    return [texts.row(row) for row in store.query(query.where, limit).rows]
+
+
+def _groups(
+    store: Store, query: PageQuery, *by: str, limit: int = _MOST_NAMES, **more: Any
+) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = orjson.loads(
+        store.groups(query.where, Grouping(by=by, limit=limit, **more))
+    )
+    return found
+
+
+def saved(by_model: Iterable[Mapping[str, Any]]) -> float | None:
+    """Return what the cache saved, in USD: what its tokens would have cost as uncached input of
+    their model, less what they cost. None where no model has a price and cached tokens."""
+    found = None
+    for sums in by_model:
+        cached = sums["cache_read_tokens"] + sums["cache_write_tokens"]
+        if cached and sums["tokens_input"] and sums["cost_input_usd"]:
+            price = sums["cost_input_usd"] / sums["tokens_input"]
+            found = (found or 0.0) + cached * price - (sums["cost_cache_usd"] or 0)
+    return found
+
+
+_SERIES = {
+    "requests": "request_count",
+    "errors": "error_requests",
+    "cost": "total_cost_usd",
+    "p50": "p50_duration_ms",
+    "p95": "p95_duration_ms",
+    "ttft50": "p50_ttft_ms",
+    "ttft": "p95_ttft_ms",
+    "uncached": "total_tokens_input",
+    "cached": "total_cache_read_tokens",
+    "written": "total_cache_write_tokens",
+    "output": "total_tokens_output",
+}
+
+
+def _chart(series: list[Mapping[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "time": [int(datetime.fromisoformat(each["timestamp"]).timestamp()) for each in series]
+    }
+    return found | {name: [each[column] for each in series] for name, column in _SERIES.items()}
+
+
+def _cost_by_model(
+    store: Store, query: PageQuery, found: Mapping[str, Any], bucket: int
+) -> dict[str, Any]:
+    """Return the cost over time of the models that cost most, and of all others together."""
+    costs = {name: it["total_cost_usd"] for name, it in found["model_breakdown"].items()}
+    names = sorted((name for name in costs if costs[name]), key=lambda name: -costs[name])
+    shown = [name for name in names if name != UNKNOWN][:_MOST_MODELS]
+    cells = _groups(
+        store, query, "moment", "model", limit=_MOST_CELLS, bucket_seconds=bucket
+    )  # fmt: skip
+    at = {
+        int(datetime.fromisoformat(each["timestamp"]).timestamp()): index
+        for index, each in enumerate(found["timeseries"])
+    }
+    lines = {name: [0.0] * len(at) for name in shown}
+    rest = [0.0] * len(at)
+    for cell in cells:
+        if cell["moment"] in at:
+            line = lines.get(cell["model"], rest)
+            line[at[cell["moment"]]] += cell["cost_usd"] or 0
+    models = [{"name": name, "filter": f"={name}", "cost": line} for name, line in lines.items()]
+    if any(rest):
+        models.append({"name": "others", "filter": "", "cost": rest})
+    return {"models": models}
+
+
+def _spenders(store: Store, query: PageQuery) -> Iterable[dict[str, Any]]:
+    """Give, for each of SPENDERS, those who cost most, then those who asked most."""
+    for name, (column, label) in SPENDERS.items():
+        rows = _groups(store, query, column)
+        if rows:
+            shown = _spend(rows, name, column, query)
+            yield {"name": name, "column": column, "label": label, "rows": shown}
+
+
+def _spend(
+    rows: Sequence[Mapping[str, Any]], name: str, column: str, query: PageQuery
+) -> list[dict[str, Any]]:
+    largest = max(it["cost_usd"] or 0 for it in rows)
+    exactly = "=" if name == "model" else ""
+    return [
+        {
+            "name": it[column],
+            "link": session_link(query, it[column])
+            if name == "session"
+            else query.link("/dashboard/requests", **{name: exactly + it[column]}),
+            "requests": texts.count(it["requests"]),
+            "cost": texts.cost_total(it["cost_usd"]),
+            "tokens": texts.short_count(_all_tokens(it)),
+            "errors": texts.percent(it["errors"], it["requests"]),
+            "share": round(100 * (it["cost_usd"] or 0) / largest, 1) if largest else 0,
+        }
+        for it in rows
+    ]
+
+
+def _all_tokens(sums: Mapping[str, Any]) -> int:
+    names = ("tokens_input", "tokens_output", "cache_read_tokens", "cache_write_tokens")
+    return sum(int(sums[name]) for name in names)
+
+
+def _errors(store: Store, query: PageQuery) -> list[dict[str, Any]]:
+    """Return what went wrong, by type and message: how often, first and last."""
+    rows = _groups(store, query, "failure", "error_message", often=True)
+    return [
+        {
+            "name": texts.words(it["failure"]),
+            "message": it["error_message"] or "",
+            "link": query.link("/dashboard/requests", **_same_error(it)),
+            "count": texts.count(it["requests"]),
+            "first": it["first_at"],
+            "last": it["last_at"],
+            "advice": ADVICE.get(it["failure"], ""),
+        }
+        for it in rows
+    ]
+
+
+def _same_error(found: Mapping[str, Any]) -> dict[str, str]:
+    kind, message = found["failure"], found["error_message"]
+    asked = {"error": kind if kind in ADVICE else "any"}
+    if message:
+        # A filter takes no longer one, and each word of a message is found.
+        asked["q"] = message[:200]
+    return asked
+
+
+def _tokens(now: Mapping[str, Any]) -> list[dict[str, Any]]:
+    kinds = (
+        ("Uncached input", "uncached", now["total_tokens_input"]),
+        ("Read from the cache", "cached", now["total_cache_read_tokens"]),
+        ("Written to the cache", "written", now["total_cache_write_tokens"]),
+        ("Output", "output", now["total_tokens_output"]),
+    )
+    whole = sum(tokens for _, _, tokens in kinds)
+    return [
+        {
+            "label": label,
+            "kind": kind,
+            "count": texts.count(tokens),
+            "percent": texts.percent(tokens, whole),
+            "share": round(100 * tokens / whole, 1) if whole else 0,
+        }
+        for label, kind, tokens in kinds
+    ]
