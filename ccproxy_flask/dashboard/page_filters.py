@@ -6,8 +6,6 @@ import re
 import shlex
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
-
 from ccproxy_flask.errors import ERROR_TYPES
 from ccproxy_flask.filters import LogFilter
 
@@ -95,8 +93,8 @@ def _choice(name: str, means: str) -> Callable[[str], dict[str, Any]]:
 
     def parse(value: str) -> dict[str, Any]:
         try:
-            return {name: getattr(LogFilter.model_validate({name: value}), name)}
-        except ValidationError:
+            return {name: getattr(LogFilter.from_wire({name: value}), name)}
+        except ValueError:
             raise Unreadable(means) from None
 
     return parse
