@@ -17,7 +17,7 @@ import pytest
 import websocket
 from dashboard_support import Site, make_record, open_journal, wait_for
 
-from ccproxy_flask.dashboard.feed import Line
+from ccproxy_flask.dashboard.feed import LockedSocket
 
 if TYPE_CHECKING:
     from conftest import Server
@@ -451,7 +451,7 @@ class TestLine:
     def test_long_messages_go_out_whole(self, pair: tuple[socket.socket, socket.socket]) -> None:
         """A message larger than the buffers is sent to its end, one writer at a time."""
         ours, theirs = pair
-        line = Line(ours)
+        line = LockedSocket(ours)
         writers = [
             threading.Thread(target=line.send, args=(letter * 300_000,)) for letter in (b"a", b"b")
         ]
@@ -470,7 +470,7 @@ class TestLine:
     ) -> None:
         """Sending ends after the time limit; waiting for input does not."""
         ours, theirs = pair
-        line = Line(ours, seconds=0.1)
+        line = LockedSocket(ours, seconds=0.1)
         with pytest.raises(TimeoutError):
             line.send(b"x" * 1_000_000)
 

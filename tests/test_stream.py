@@ -26,7 +26,7 @@ from ccproxy_flask import logs, request_context
 from ccproxy_flask.journal import Feed
 from ccproxy_flask.journal import events as feed_events
 from ccproxy_flask.journal.segments import list_segments
-from ccproxy_flask.logs.stream import Lines, Selection
+from ccproxy_flask.logs.stream import EventStreamBody, Selection
 from ccproxy_flask.record import COLUMNS, RequestRecord
 from ccproxy_flask.store.base import LogFilter
 
@@ -175,7 +175,7 @@ def test_heartbeat(tmp_path: Path) -> None:
     writer = open_writer(tmp_path)
     writer.end(make_record())
     with feed.subscribe(select=Selection(LogFilter())) as subscription:
-        lines = iter(Lines(subscription, None, heartbeat=0.05))
+        lines = iter(EventStreamBody(subscription, None, heartbeat=0.05))
         assert b"event: connection" in next(lines)
         beat = next(lines)
     assert beat.startswith(b": heartbeat\nid: ")
@@ -276,7 +276,7 @@ def test_start_that_cannot_be_judged_is_held_back(site: Site) -> None:
 
 
 def test_resume_between_a_held_start_and_its_end(site: Site) -> None:
-    """A reader that got a late start and not its end gets the end, and the start not again."""
+    """A reader that got a late start and not its end gets the end, behind its start."""
     writer = open_writer(site.journal)
     with Reader(site.port, status_code_min=400) as reader:
         record = make_record(status_code=500)
@@ -287,8 +287,7 @@ def test_resume_between_a_held_start_and_its_end(site: Site) -> None:
         last_id = reader.last_id
         end = reader.next()
     with Reader(site.port, last_id, status_code_min=400) as reader:
-        again = reader.next()
-        assert (again.id, again.key) == (end.id, end.key) == (end.id, ("end", start.key[1]))
+        assert [event.key for event in reader.take(2)] == [start.key, end.key]
         assert reader.nothing_for(0.1)
 
 
@@ -316,8 +315,11 @@ def test_damaged_lines_disturb_no_filter(site: Site) -> None:
 
 
 @pytest.mark.parametrize("query", [{}, {"status_code_min": 400}, {"q": "/v1/1/"}])
-def test_resume_without_gap_or_repeat_under_load(server: Server, query: dict[str, Any]) -> None:
-    """A reader that hangs up again and again, and comes back anywhere, gets every event once."""
+def test_resume_without_gap_under_load(server: Server, query: dict[str, Any]) -> None:
+    """A reader that hangs up again and again, and comes back anywhere, gets every event.
+
+    Each once, but for starts that are held back: between such a start and its end is no place.
+    """
     requests, workers = 300, 3
     per_worker = requests // 3 if query.get("status_code_min") else requests
     ends = per_worker * (1 if "q" in query else workers)
@@ -325,25 +327,32 @@ def test_resume_without_gap_or_repeat_under_load(server: Server, query: dict[str
         first_id = reader.last_id
     chance = random.Random(11)
     found: list[tuple[str, str]] = []
+
+    def is_over() -> bool:
+        return len(set(found)) == 2 * ends
+
     with writing(journal_of(server), workers, requests, per_second=150, segment_bytes=64 << 10):
         last_id, connections = first_id, 0
-        while len(found) < 2 * ends:
+        while not is_over():
             connections += 1
             with Reader(server.port, last_id, **query) as reader:
-                for _ in range(min(chance.randrange(100), 2 * ends - len(found))):
+                for _ in range(chance.randrange(100)):
+                    if is_over():
+                        break
                     event = reader.next()
                     assert event.name.startswith("request_"), event
                     found.append(event.key)
                 last_id = reader.last_id
         with Reader(server.port, last_id, **query) as reader:
             assert reader.nothing_for(0.3)
-    assert Counter(found).most_common(1)[0][1] == 1
-    assert Counter(kind for kind, _ in found) == {"start": ends, "end": ends}
+    assert Counter(kind for kind, _ in set(found)) == {"start": ends, "end": ends}
+    repeated = {key for key, count in Counter(found).items() if count > 1}
+    assert {kind for kind, _ in repeated} <= ({"start"} if query else set())
     assert connections > 5
 
 
 def test_resume_past_the_death_of_workers(site: Site) -> None:
-    """Ends by death are told once, also to a reader that was away or breaks off between them."""
+    """Ends by death are told, also to a reader that was away or breaks off between them."""
     records = [make_record(number) for number in range(3)]
 
     def begin() -> None:
@@ -354,22 +363,21 @@ def test_resume_past_the_death_of_workers(site: Site) -> None:
     with forked(begin), Reader(site.port) as reader:
         first_id = reader.last_id
     wanted = sorted(record.request_id for record in records)
-    seen, last_id = [], first_id
+    last_id = first_id
     for _ in records:
         with Reader(site.port, last_id) as reader:
             event = reader.next()
             while event.name == "request_start":
                 event = reader.next()
-            assert event.data["error_type"] == "worker_lost"
-            seen.append(event.data["request_id"])
-            last_id = reader.last_id
-    assert seen == wanted
-    with Reader(site.port, last_id) as reader:
-        assert reader.nothing_for(1.2)
+            seen = [event, *reader.take(2)]
+            assert [event.data["error_type"] for event in seen] == ["worker_lost"] * 3
+            assert [event.data["request_id"] for event in seen] == wanted
+            assert reader.nothing_for(0.1)
+            last_id = event.id
 
 
 @pytest.mark.parametrize(
-    "last_id", ["nonsense", "0-1", f"{'a' * 32}-00000001:0", f"{'a' * 32}-00000001@~,x", "%ff", "❄"]
+    "last_id", ["nonsense", "0-1", f"{'a' * 32}-00000001:0", f"{'a' * 32}-00000001:1,x", "%ff", "❄"]
 )
 def test_unknown_last_event_id(site: Site, last_id: str) -> None:
     """An id that leads nowhere: the reader is told that it missed events, and goes on."""
@@ -390,11 +398,11 @@ def test_last_event_id_in_the_middle_of_a_line(site: Site) -> None:
         writer.end(make_record(number))
     [segment] = list_segments(site.journal)
     name = segment.name.removesuffix(".ndjson")
-    for entry in (f"{name}@7", f"{name}@{segment.size + 1}", f"{name}:{segment.size}"):
+    for entry in (f"{name}:7", f"{name}:{segment.size + 1}"):
         with Reader(site.port, entry) as reader:
             assert reader.next().name == "overflow"
     with Reader(site.port, f"{name}:0") as reader:
-        assert len(reader.take(2)) == 2
+        assert len(reader.take(3)) == 3
         assert reader.nothing_for(0.1)
 
 

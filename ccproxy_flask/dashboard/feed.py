@@ -69,7 +69,7 @@ COLLECTION_OFF_REASON = "Logs collection is disabled"
 
 def follow(ws: Server) -> None:
     """Serve one viewer until it leaves, stops reading, or the feed is closed."""
-    line = Line(ws.sock)
+    line = LockedSocket(ws.sock)
     ws.sock = line
     feed = current_app.extensions.get("ccproxy.feed")
     try:
@@ -283,7 +283,7 @@ class Viewer:
         }
 
 
-class Line:
+class LockedSocket:
     """The socket of a WebSocket, made fit for two writers and for long messages.
 
     simple_websocket calls ``send`` and ignores how much of a frame went out; on gevent's sockets

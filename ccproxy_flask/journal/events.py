@@ -51,18 +51,22 @@ class Subscription:
         feed: Feed,
         limit: int,
         select: Callable[[Event], Sequence[Any]] | None = None,
-        replay: Follower | None = None,
+        after: str | None = None,
     ) -> None:
         self._feed = feed
         self._limit = limit
         self._select = select
-        self.replay = replay
-        """Reads what was missed, until it has caught up."""
         self._events: deque[Any] = deque()
+        self._replayed: deque[Any] = deque()
+        self._replay: Iterator[list[Event]] = iter(())
+        """Reads what was missed; what happens meanwhile waits in *_events*."""
+        self.after = after
+        self.begun = False
+        """True once what happens is put here."""
         self._missed = 0
         self._changed = threading.Condition()
         self._closed = False
-        self._position = "0" if replay is None else replay.position()
+        self._position = "0"
         self.on_end: Callable[[], None] | None = None
         """Called once there is no further event."""
 
@@ -83,21 +87,33 @@ class Subscription:
         further ones wait, the position is behind those too.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
-        while self.replay is not None and not self._has_news():
-            self._feed.catch_up(self)
+        while self.after is not None and not self._closed:
+            if found := self._next_replayed(most):
+                return found, self.after
             if deadline is not None and time.monotonic() >= deadline:
-                break
+                return [], self.after
         left = None if deadline is None else deadline - time.monotonic()
         with self._changed:
             if left is None or left > 0:
                 self._changed.wait_for(self._has_news, left)
-            found: list[Any] = []
+            found = []
             if self._missed:
                 missed, self._missed = self._missed, 0
                 found.append(Event("overflow", {"missed": missed}))
             while self._events and len(found) < most:
                 found.append(self._events.popleft())
             return found, self._position
+
+    def _next_replayed(self, most: int) -> list[Any]:
+        """Return the next of what was missed; at the end, that is over."""
+        if not self._replayed:
+            part = next(self._replay, None)
+            if part is None:
+                self.after = None
+                return []
+            self._replayed.extend(self._selected(part))
+            time.sleep(0)  # lets other greenlets have their turn
+        return [self._replayed.popleft() for _ in range(min(most, len(self._replayed)))]
 
     def _has_news(self) -> bool:
         return bool(self._missed or self._events or self._closed)
@@ -106,6 +122,12 @@ class Subscription:
         if self._select is None:
             return list(events)
         return [item for event in events for item in self._select(event)]
+
+    def begin(self, live: Follower) -> None:
+        """Take what *live* reads from here on, and before it what was missed; for the feed."""
+        if self.after is not None:
+            self._replay = live.missed_since(self.after)
+        self._position, self.begun = live.position(), True
 
     def put(self, events: Sequence[Any], position: str = "0") -> None:
         """Take *events* and the *position* behind them; the feed calls this."""
@@ -117,7 +139,7 @@ class Subscription:
             if not selected:
                 return
             self._events.extend(selected)
-            while len(self._events) > self._limit and self.replay is None:
+            while len(self._events) > self._limit:
                 self._events.popleft()
                 self._missed += 1
             self._changed.notify()
@@ -183,11 +205,10 @@ class Feed:
         """Return a subscription to what happens from now on; after :meth:`close` a closed one.
 
         With *after*, the :attr:`Event.position` of an event (or what :meth:`Subscription.take`
-        gave), to what happened from there on: without gap or repeat, as long as the segments are
+        gave), to what happened from there on, each event at least once, as long as the segments are
         there; else it begins with an ``overflow`` of unknown size. Raises TooManyWatchers.
         """
-        replay = None if after is None else Follower(self._directory, after)
-        subscription = Subscription(self, limit, select, replay)
+        subscription = Subscription(self, limit, select, after)
         with self._lock:
             if self._closed:
                 subscription.end()
@@ -203,33 +224,10 @@ class Feed:
             self._watchers.append(subscription)
         # What is in flight is known, and nothing is missed, from here on.
         following.ready.wait(timeout=5)
-        if replay is None:
-            with following.lock:
-                subscription.put([], following.follower.position())
+        with following.lock:
+            self._step(following)  # so that little is told twice to one who was further
+            subscription.begin(following.follower)
         return subscription
-
-    def catch_up(self, subscription: Subscription) -> None:
-        """Give a subscription some of what it has missed so far; at the end it has caught up."""
-        replay, following = subscription.replay, self._following
-        if replay is None or following is None:
-            time.sleep(_CATCH_UP_SECONDS)  # it is being closed
-            return
-        with following.lock:
-            targets = following.follower.reached()
-        events = self._read(lambda: replay.poll_up_to(targets))
-        subscription.put(events, replay.position())
-        if not events and not self._meet(subscription, replay, following):
-            time.sleep(_CATCH_UP_SECONDS)
-        time.sleep(0)  # lets other greenlets have their turn
-
-    def _meet(self, subscription: Subscription, replay: Follower, following: _Following) -> bool:
-        with following.lock:
-            if not replay.meets(following.follower):
-                return False
-            events = replay.told_beside(following.follower)
-            subscription.replay = None
-            subscription.put(events, following.follower.position())
-        return True
 
     def leave(self, subscription: Subscription) -> None:
         """Forget *subscription*; the last one stops the following."""
@@ -264,19 +262,21 @@ class Feed:
             self._following = None
 
     def _run(self, following: _Following) -> None:
-        follower = following.follower
         while not following.stopped.is_set():
             with following.lock:
-                events = self._read(follower.poll)
-                with self._lock:
-                    watchers = list(self._watchers) if self._following is following else []
-                if following.ready.is_set():
-                    position = follower.position()
-                    for subscription in watchers:
-                        if subscription.replay is None:
-                            subscription.put(events, position)
+                self._step(following)
             following.ready.set()
-            following.stopped.wait(0.001 if follower.behind else _POLL_SECONDS)
+            following.stopped.wait(0.001 if following.follower.behind else _POLL_SECONDS)
+
+    def _step(self, following: _Following) -> None:
+        """Read what is new, and hand it to all who watch."""
+        events = self._read(following.follower.poll)
+        with self._lock:
+            watchers = list(self._watchers) if self._following is following else []
+        position = following.follower.position()
+        for subscription in watchers:
+            if subscription.begun:
+                subscription.put(events, position)
 
     def _read(self, read: Callable[[], list[Event]]) -> list[Event]:
         try:

@@ -1,4 +1,4 @@
-"""Follow the segments of a journal: whole lines → events, each once, each worker's in order."""
+"""Follow the segments of a journal: whole lines → events, each worker's in order."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .reader import read_lines
 from .segments import Segment, by_worker, is_alive, list_segments, segment_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
 log = structlog.get_logger(__name__)
@@ -31,26 +31,23 @@ _MOST_IN_FLIGHT = 10_000
 _MONEY = tuple(name for name, kind in COLUMN_TYPES.items() if kind is Decimal)
 _STORED_STAMP = "%Y-%m-%dT%H:%M:%S.%fZ"
 _REQUEST_ID = re.compile(r"[0-9A-Za-z_-]{1,64}")
-_ENTRY = re.compile(r"([0-9a-f]{32})-([0-9]{8})([:@!])([0-9]{1,15}|~|[0-9a-f]{8}(?:-[0-9a-f]+){4})")
-_ALL_LOST = "~"
-"""Sorts behind all request ids."""
+_ENTRY = re.compile(r"([0-9a-f]{32})-([0-9]{8}):([0-9]{1,15})")
 
 
 class Event(dict[str, Any]):
     """``{"type", "data", "timestamp", "id"}``, and beside it what only this process needs.
 
-    *start* is the start line of a request that ended here. Where *start_told*, its watcher knows
-    the start, whatever was held back before. *frame* keeps a rendered form for all watchers.
+    *start* is the start line of a request that ended here. *frame* keeps a rendered form for all
+    watchers.
     """
 
-    __slots__ = ("frame", "others", "start", "start_told")
+    __slots__ = ("frame", "others", "start")
 
     def __init__(
         self, kind: str, data: dict[str, Any], moment: str | None = None, where: str | None = None
     ) -> None:
         super().__init__(type=kind, data=data, timestamp=moment or _now(), id=where)
         self.start: bytes | None = None
-        self.start_told = False
         self.others = ""
         self.frame: bytes | None = None
 
@@ -59,48 +56,33 @@ class Event(dict[str, Any]):
         """Where to go on behind this event; see :class:`Follower`."""
         return f"{self['id']}{self.others}"
 
-    @property
-    def position_before(self) -> str:
-        """Where to go on with this event, with the start of its request told already."""
-        return f"{self['id'].replace(':', '!', 1)}{self.others}"
-
 
 @dataclass(slots=True)
 class ReadPosition:
-    """How far a worker's journal was read: to *offset* in its segment *number*.
-
-    Of a dead worker, the requests with ids up to *lost* were told to be lost.
-    """
+    """How far a worker's journal was read: to *offset* in its segment *number*."""
 
     number: int = 0
     offset: int = 0
-    lost: str = ""
 
     def text(self, worker: str) -> str:
         """Return it as an entry of a position."""
-        return f"{worker}-{self.number:08d}@{self.lost or self.offset}"
+        return f"{worker}-{self.number:08d}:{self.offset}"
 
 
 class Follower:
     """How far the segments were read, and what is in flight.
 
-    Begins now, or at a *position*: a text that says for each worker how far its journal was told.
-    Its entries, between commas, are ``<segment>:<offset>`` (the line that begins there was told,
-    and all before it), ``<segment>@<offset>`` (all before that offset) and ``<segment>!<offset>``
-    (the same, and the start of the request that ends there too). In place of the offset stands a
-    request's id where its worker died. The id of an event is the first entry of its position.
+    A *position* is a text that says for each worker how far its journal was told,
+    ``<segment>:<offset>`` with commas between. The id of an event is its worker's entry.
     """
 
-    def __init__(self, directory: Path, position: str | None = None) -> None:
+    def __init__(self, directory: Path) -> None:
         self._directory = directory
         self.places: dict[str, ReadPosition] = {}
         self._rows: dict[str, dict[str, bytes]] = {}
         """Worker → request id → start line, of what is in flight."""
         self._before: dict[str, frozenset[str]] = {}
         """Worker → what was in flight when a part of its journal was missed."""
-        self._start_told: set[str] = set()
-        self._targets: dict[str, tuple[int, int]] = {}
-        self._resumes = position
         self._began = False
         self._checked_at = 0.0
         self.behind = False
@@ -113,8 +95,6 @@ class Follower:
 
     def position(self) -> str:
         """Return where to go on."""
-        if not self._began and self._resumes is not None:
-            return self._resumes
         return ",".join(place.text(worker) for worker, place in self.places.items()) or "0"
 
     def poll(self) -> list[Event]:
@@ -137,43 +117,38 @@ class Follower:
             self._forget(worker)
         return events
 
-    def poll_up_to(self, targets: Mapping[str, tuple[int, int]]) -> list[Event]:
-        """Read what is new, but only so far; begin at the position first. Raises OSError."""
-        groups = by_worker(list_segments(self._directory))
-        events: list[Event] = []
-        if not self._began:
-            events = self._resume(groups)
-            self._began = True
-        for worker, target in targets.items():
-            with _unreadable():
-                events += self._news(worker, groups.get(worker, []), target)
-        for worker in self.places.keys() - groups.keys():
-            place = self._forget(worker)
-            if (place.number, place.offset) < self._targets.get(worker, (0, 0)):
-                events.append(_overflow())
-        self._targets = dict(targets)
-        return events
+    def missed_since(self, position: str) -> Iterator[list[Event]]:
+        """Give what happened between *position* and now, a part at a time.
 
-    def reached(self) -> dict[str, tuple[int, int]]:
+        Each event at least once: an end by death may have been told before.
+        """
+        flying = {worker: frozenset(rows) for worker, rows in self._rows.items()}
+        return Follower(self._directory).read_up_to(self._reached(), flying, position)
+
+    def read_up_to(
+        self, targets: dict[str, tuple[int, int]], flying: dict[str, frozenset[str]], position: str
+    ) -> Iterator[list[Event]]:
+        """Give what happened between *position* and *targets*; *flying* is in flight there."""
+        try:
+            yield self._resume(position, by_worker(list_segments(self._directory)), targets)
+            before = None
+            while before != (before := self._reached()):
+                groups = by_worker(list_segments(self._directory))
+                for worker, target in targets.items():
+                    yield self._news(worker, groups.get(worker, []), target)
+        except OSError as error:
+            log.warning("feed_cannot_read", error=str(error))
+        reached = self._reached()
+        if any(reached.get(worker, (0, 0)) < target for worker, target in targets.items()):
+            yield [_overflow()]
+        for worker, target in targets.items():
+            if reached.get(worker) == target and worker in self._rows:
+                died = self._rows[worker].keys() - flying.get(worker, frozenset())
+                yield list(self._ends_by_death(worker, died))
+
+    def _reached(self) -> dict[str, tuple[int, int]]:
         """Return segment number and offset for each worker."""
         return {worker: (place.number, place.offset) for worker, place in self.places.items()}
-
-    def meets(self, other: Follower) -> bool:
-        """True where *other* has told no less and no more, but for the lost it told before."""
-        return (
-            other._began
-            and self.reached() == other.reached()
-            and all(place.lost <= other.places[one].lost for one, place in self.places.items())
-        )
-
-    def told_beside(self, other: Follower) -> list[Event]:
-        """Return the ends by death that *other*, at the same place, told already."""
-        events: list[Event] = []
-        for worker, rows in list(self._rows.items()):
-            known = other._rows.get(worker, {})
-            lost = [request_id for request_id in rows if request_id not in known]
-            events += self._ends_by_death(worker, lost)
-        return events
 
     # -- where it begins ---------------------------------------------------------------------------
 
@@ -185,51 +160,40 @@ class Follower:
                 self.places[worker] = place = ReadPosition(newest.number)
                 self._pass_over(worker, place, newest.size)
             else:
-                self.places[worker] = ReadPosition(newest.number, newest.size, _ALL_LOST)
+                self.places[worker] = ReadPosition(newest.number, newest.size)
 
-    def _resume(self, groups: dict[str, list[Segment]]) -> list[Event]:
+    def _resume(
+        self,
+        position: str,
+        groups: dict[str, list[Segment]],
+        targets: dict[str, tuple[int, int]],
+    ) -> list[Event]:
         """Go to the position; return an overflow where that is not known any more."""
-        found = _places_in(self._resumes or "")
+        found = _places_in(position)
         if found is None:
-            self._begin(groups)
+            self.places = {worker: ReadPosition(*target) for worker, target in targets.items()}
             return [_overflow()]
         missed = False
-        for worker, (number, mark, rest) in found.items():
+        for worker, (number, offset) in found.items():
             segment = next((one for one in groups.get(worker, []) if one.number == number), None)
-            end = None if segment is None else self._end_of(segment, mark, rest)
-            if segment is None or end is None:
-                missed = True
-                self._before_missed(worker, groups)
+            if segment is not None and self._is_line_start(segment, offset):
+                self.places[worker] = place = ReadPosition(number)
+                self._pass_over(worker, place, offset)
+                place.offset = offset
                 continue
-            self.places[worker] = place = ReadPosition(number)
-            self._pass_over(worker, place, end)
-            place.offset = end
-            if not rest.isdigit():
-                place.lost = rest[:-1] if mark == "!" else rest  # the first sorts just before it
-            if mark == "!":
-                self._start_told.add(f"{segment.name.removesuffix('.ndjson')}:{rest}")
+            missed = True
+            if worker in groups:  # go on with the oldest there is
+                self.places[worker] = ReadPosition(groups[worker][0].number)
         return [_overflow()] if missed else []
 
-    def _before_missed(self, worker: str, groups: dict[str, list[Segment]]) -> None:
-        """Go on with the oldest there is of a worker whose segment is gone."""
-        if worker in groups:
-            self.places[worker] = ReadPosition(groups[worker][0].number)
-
-    def _end_of(self, segment: Segment, mark: str, rest: str) -> int | None:
-        """Return the offset that is meant; None where no line ends there."""
-        if not rest.isdigit():
-            return segment.size
-        offset = int(rest)
+    def _is_line_start(self, segment: Segment, offset: int) -> bool:
+        if offset in (0, segment.size):
+            return True
         try:
-            if mark == ":":
-                lines, _ = read_lines(self._directory / segment.name, offset, _READ_BYTES)
-                return offset + len(lines[0]) + 1 if lines else None
-            if offset in (0, segment.size):
-                return offset
             lines, end = read_lines(self._directory / segment.name, offset - 1, 1)
         except FileNotFoundError:
-            return None
-        return offset if lines == [b""] and end == offset else None
+            return False
+        return lines == [b""] and end == offset
 
     def _pass_over(self, worker: str, place: ReadPosition, end: int) -> None:
         """Read up to *end*, only to know what is in flight there."""
@@ -308,11 +272,10 @@ class Follower:
         others = self._others(worker)
         events = []
         for line in lines:
-            event = self._event_of(worker, line, f"{name}:{place.offset}")
             place.offset += len(line) + 1
+            event = self._event_of(worker, line, f"{name}:{place.offset}")
             if event is not None:
                 event.others = others
-                event.start_told = event["id"] in self._start_told
                 events.append(event)
         return events
 
@@ -360,25 +323,23 @@ class Follower:
         lines, _ = self._lines(worker, place, _READ_BYTES)  # it may have died just after writing
         return not lines
 
-    def _ends_by_death(self, worker: str, request_ids: list[str]) -> Iterator[Event]:
-        place, rows = self.places.setdefault(worker, ReadPosition()), self._rows[worker]
-        name = segment_name(worker, place.number).removesuffix(".ndjson")
+    def _ends_by_death(self, worker: str, request_ids: Iterable[str]) -> Iterator[Event]:
+        where, rows = (
+            self.places.setdefault(worker, ReadPosition()).text(worker),
+            self._rows[worker],
+        )
         for request_id in sorted(request_ids):
             line = rows.pop(request_id)
-            if request_id <= place.lost:
-                continue
             row = as_row(parse(line) or {})
             row["error_type"] = "worker_lost"
-            event = Event("request_error", row, None, f"{name}:{request_id}")
+            event = Event("request_error", row, None, where)
             event.start, event.others = line, self._others(worker)
-            event.start_told = event["id"] in self._start_told
-            place.lost = request_id
             yield event
 
-    def _forget(self, worker: str) -> ReadPosition:
+    def _forget(self, worker: str) -> None:
         self._rows.pop(worker, None)
         self._before.pop(worker, None)
-        return self.places.pop(worker)
+        self.places.pop(worker)
 
 
 def as_row(fields: dict[str, Any]) -> dict[str, Any]:
@@ -441,12 +402,12 @@ def _overflow() -> Event:
     return Event("overflow", {"missed": None})
 
 
-def _places_in(position: str) -> dict[str, tuple[int, str, str]] | None:
-    """Return for each worker segment number, mark and what stands behind it; None: no position."""
-    found: dict[str, tuple[int, str, str]] = {}
+def _places_in(position: str) -> dict[str, tuple[int, int]] | None:
+    """Return segment number and offset for each worker; None: no position."""
+    found: dict[str, tuple[int, int]] = {}
     for entry in position.split(",") if position != "0" else ():
         match = _ENTRY.fullmatch(entry)
         if match is None:
             return None
-        found[match[1]] = int(match[2]), match[3], match[4]
+        found[match[1]] = int(match[2]), int(match[3])
     return found

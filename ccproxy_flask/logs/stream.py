@@ -58,7 +58,7 @@ def stream() -> Response:
     after = request.headers.get("Last-Event-ID") or None
     subscription = feed.subscribe(WAITING_EVENTS, after, Selection(where))
     sock = sockets.client_socket(request.environ)
-    answer = Response(Lines(subscription, sock), mimetype="text/event-stream")
+    answer = Response(EventStreamBody(subscription, sock), mimetype="text/event-stream")
     answer.headers["x-accel-buffering"] = "no"  # nginx passes each event on at once
     answer.call_on_close(subscription.close)
     _end_in_time(subscription, sock, answer)
@@ -104,13 +104,12 @@ class Selection:
             return (frame_of(event),) if verdict else ()
         if not matches(asked, row):
             return ()
-        if not start or event.start_told:
+        if not start:
             return (frame_of(event),)
-        held = frame("request_start", start, start["timestamp"], event.position_before)
-        return (held, frame_of(event))
+        return (frame("request_start", start, start["timestamp"], None), frame_of(event))
 
 
-class Lines:
+class EventStreamBody:
     """The body of the answer: ends with its *subscription*, or when the client of *sock* left."""
 
     def __init__(
