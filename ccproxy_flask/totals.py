@@ -122,7 +122,8 @@ def complete(row: Sequence[Any]) -> dict[str, Any]:
     counted = dict(zip(STORED, row, strict=True))
     found: dict[str, Any] = {}
     for name, each in FIGURES.items():
-        found[name] = each.of(found) if each.of is not None else counted[name]
+        value = each.of(found) if each.of is not None else counted[name]
+        found[name] = round(value, 3) if each.unit == "ms" and value is not None else value
     return found
 
 

@@ -20,6 +20,7 @@ from .pipes import Pipes
 from .questions import Questions
 from .snapshots import Snapshots
 from .statements import number_in
+from .sums import Sums
 from .upkeep import RECENT_ROWS, Retention, Upkeep
 
 if TYPE_CHECKING:
@@ -60,10 +61,10 @@ class DuckDBStore(Intake, Questions):
         except (StoreUnavailable, OSError):
             self._close_files()
             raise
-        parts = Parts(folder)
-        Intake.__init__(self, self.database, parts, self._batch, self._changed)
-        Questions.__init__(self, self.database, parts, self._pipes)
-        self._upkeep = Upkeep(self.database, parts, retention or Retention(), self._moved)
+        parts, sums = Parts(folder), Sums()
+        Intake.__init__(self, self.database, parts, sums, self._batch, self._changed)
+        Questions.__init__(self, self.database, parts, sums, self._pipes)
+        self._upkeep = Upkeep(self.database, parts, sums, retention or Retention(), self._moved)
         try:
             self._upkeep.open()
             self.last_write = self._newest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -14,12 +15,13 @@ from .limits import newest
 from .statements import number_in
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from .base import LimitRow
     from .batch import BatchFile
     from .database import Database
     from .parts import Parts
+    from .sums import Sums
 
 _UNFIT = (
     duckdb.ConversionException,
@@ -30,12 +32,18 @@ _UNFIT = (
 
 
 class Intake:
-    """Puts what is in *batch* into *database*, beside its *parts*. *changed* is called after."""
+    """Puts what is in *batch* into *database*, beside its *parts*, and into *sums*. *changed* is
+    called after."""
 
     def __init__(
-        self, database: Database, parts: Parts, batch: BatchFile, changed: Callable[[], None]
+        self,
+        database: Database,
+        parts: Parts,
+        sums: Sums,
+        batch: BatchFile,
+        changed: Callable[[], None],
     ) -> None:
-        self._database, self._parts, self._batch = database, parts, batch
+        self._database, self._parts, self._sums, self._batch = database, parts, sums, batch
         self._changed = changed
         self._insert = statements.insert(batch.path)
         self.last_write: datetime | None = None
@@ -48,7 +56,7 @@ class Intake:
         limits: Sequence[LimitRow] = (),
     ) -> None:
         """As RecordingStore.append()."""
-        with self._database.transaction() as cursor:
+        with self._adding(len(rows)) as cursor:
             if rows and self._taken(cursor, rows, self._insert, []) != len(rows):
                 raise RowsRefused(f"{len(rows)} lines are another number of rows")
             statements.set_marks(cursor, marks)
@@ -66,7 +74,7 @@ class Intake:
     ) -> int:
         """As RecordingStore.append_missing()."""
         kept = 0
-        with self._database.transaction() as cursor:
+        with self._adding(len(rows)) as cursor:
             if rows:
                 # Ids sort by time: only what is that old is looked at.
                 least, greatest = min(rows), max(rows)
@@ -85,6 +93,14 @@ class Intake:
         self._note(kept + len(limits))
         return kept
 
+    @contextmanager
+    def _adding(self, count: int) -> Iterator[duckdb.DuckDBPyConnection]:
+        """A transaction that takes about *count* rows; it may add them to the sums, too."""
+        with self._sums.adding(count) as is_due, self._database.transaction() as cursor:
+            yield cursor
+            if is_due:
+                self._sums.fold(cursor)
+
     def _taken(
         self,
         cursor: duckdb.DuckDBPyConnection,
@@ -94,7 +110,8 @@ class Intake:
     ) -> int:
         self._batch.fill(rows)
         try:
-            return number_in(cursor.execute(insert, values))
+            generation = self._sums.generation(cursor)
+            return number_in(cursor.execute(insert, [generation, *values]))
         except _UNFIT as error:
             raise RowsRefused(str(error)) from error
 

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import duckdb
 
-from . import statements
 from .database import write_out
 from .schema import COLUMN_SQL
 from .statements import quoted
@@ -42,6 +41,8 @@ class Part:
     least_id: str
     greatest_id: str
     columns: tuple[str, ...]
+    summed: bool
+    """Whether its rows are in the sums."""
 
 
 class Parts:
@@ -122,24 +123,18 @@ class Parts:
         if not rows:
             return None
         columns = cursor.execute(f"DESCRIBE SELECT * FROM read_parquet({file})").fetchall()
-        return _part((name, rows, path.stat().st_size, *bounds, [one for one, *_ in columns]))
+        size = path.stat().st_size
+        return _part((name, rows, size, *bounds, [one for one, *_ in columns], False))
 
     def register(self, cursor: duckdb.DuckDBPyConnection, part: Part) -> None:
-        """Let *part* count, and keep the sums of its rows."""
+        """Let *part* count."""
         values = [getattr(part, name) for name in Part.__slots__]
-        cursor.execute("INSERT INTO parts VALUES (?, ?, ?, ?, ?, ?, ?, ?)", values)
-        sums = statements.sums(self.relation([part], recent=""), "true", statements.HOUR)
-        for name in statements.SUMS:
-            cursor.execute(
-                f"INSERT INTO part_{name} {sums} SELECT {quoted(part.name)}, * FROM {name}"
-            )
+        cursor.execute("INSERT INTO parts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", values)
 
     def unregister(self, cursor: duckdb.DuckDBPyConnection, parts: Sequence[Part]) -> None:
         """Let *parts* count no more. Their files are for the caller to remove, later."""
         names = [part.name for part in parts]
         cursor.execute("DELETE FROM parts WHERE name IN ?", [names])
-        for name in statements.SUMS:
-            cursor.execute(f"DELETE FROM part_{name} WHERE part IN ?", [names])
 
 
 def _columns(part: Part) -> tuple[str, ...]:
@@ -147,7 +142,8 @@ def _columns(part: Part) -> tuple[str, ...]:
 
 
 def _part(row: tuple[Any, ...]) -> Part:
-    return Part(**dict(zip(Part.__slots__, (*row[:-1], tuple(row[-1])), strict=True)))
+    values = (*row[:-2], tuple(row[-2]), bool(row[-1]))
+    return Part(**dict(zip(Part.__slots__, values, strict=True)))
 
 
 def _overlap(one: Part, other: Part) -> bool:

@@ -13,8 +13,9 @@ from ccproxy_flask.errors import StoreUnavailable
 from ccproxy_flask.filters import LogFilter
 from ccproxy_flask.totals import Totals, complete
 
-from . import analytics, statements
+from . import analytics, figures, statements
 from .base import Cursor, EntriesPage, Grouping, Page, QueryPage
+from .parts import RECENT
 from .sessions import SessionsPage
 from .statements import number_in
 
@@ -24,9 +25,11 @@ if TYPE_CHECKING:
 
     from .analytics import Row
     from .database import Database
+    from .figures import Hours
     from .parts import Part, Parts
     from .pipes import Pipes
     from .sessions import SessionPage
+    from .sums import Sums
 
 EXPORT_SECONDS = 900.0
 """The longest export, the time its reader takes included."""
@@ -39,10 +42,11 @@ Key = tuple[Any, ...]
 
 
 class Questions:
-    """Answers about the rows of *database* and *parts*; exports go through *pipes*."""
+    """Answers about the rows of *database* and *parts*, and their *sums*; exports go through
+    *pipes*."""
 
-    def __init__(self, database: Database, parts: Parts, pipes: Pipes | None) -> None:
-        self._database, self._parts, self._pipes = database, parts, pipes
+    def __init__(self, database: Database, parts: Parts, sums: Sums, pipes: Pipes | None) -> None:
+        self._database, self._parts, self._sums, self._pipes = database, parts, sums, pipes
 
     # -- rows --------------------------------------------------------------------------------------
 
@@ -220,13 +224,34 @@ class Questions:
         parts: Sequence[Part],
         bucket_seconds: int,
     ) -> list[Row]:
-        """Return the rows of analytics: of parts that are meant as a whole from their sums."""
-        condition, values = statements.condition(where)
-        whole = _whole(parts, where) if not bucket_seconds % statements.HOUR else []
-        logs = self._parts.relation(part for part in parts if part not in whole)
-        names = [part.name for part in whole]
-        sums = statements.sums(logs, condition, bucket_seconds, names)
-        return cursor.execute(sums + statements.ANALYTICS_OF_MANY, values).fetchall()
+        """Return the rows of analytics: of whole hours from the sums."""
+        hours = figures.whole_hours(where, self._newest_time(cursor))
+        hours = figures.fitting(bucket_seconds, where, hours)
+        rows = self._parts.relation(parts) if hours is None else self._rest(cursor, parts, hours)
+        return cursor.execute(*figures.statement(rows, where, bucket_seconds, hours)).fetchall()
+
+    def _rest(self, cursor: duckdb.DuckDBPyConnection, parts: Sequence[Part], hours: Hours) -> str:
+        """Return the SELECT of the rows that are in no sum of *hours*."""
+        begin, end = hours.bounds()
+        outside = f"timestamp < {_literal(begin)}"
+        waiting = f"generation IS NULL OR generation > {self._sums.summed_to(cursor)}"
+        edges = [(outside, [part for part in parts if part.summed and part.first < begin])]
+        if end is not None:
+            later = f"timestamp >= {_literal(end)}"
+            edges.append((later, [part for part in parts if part.summed and part.last >= end]))
+            outside += f" OR {later}"
+        recent = f"(FROM {RECENT} WHERE {waiting} OR {outside})"
+        found = [self._parts.relation([part for part in parts if not part.summed], recent)]
+        for condition, known in edges:
+            if known:
+                rows = self._parts.relation(known, recent="")
+                found.append(f"SELECT * FROM ({rows}) WHERE {condition}")  # noqa: S608  our names
+        return " UNION ALL ".join(found)
+
+    def _newest_time(self, cursor: duckdb.DuckDBPyConnection) -> datetime | None:
+        [(recent,)] = cursor.execute(f"SELECT max(timestamp) FROM {RECENT}").fetchall()  # noqa: S608  our names
+        times = [part.last for part in self._parts.registered(cursor)]
+        return max([*times, recent] if recent else times, default=None)
 
     # -- files -------------------------------------------------------------------------------------
 
@@ -296,6 +321,10 @@ def _whole(parts: Sequence[Part], where: LogFilter) -> list[Part]:
         for part in parts
         if (start is None or part.first >= start) and (end is None or part.last <= end)
     ]
+
+
+def _literal(moment: datetime) -> str:
+    return f"TIMESTAMP '{moment}'"
 
 
 def _order(page: Page) -> str:

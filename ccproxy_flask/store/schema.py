@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING
 from ccproxy_flask.errors import StoreUnavailable
 from ccproxy_flask.record import COLUMN_TYPES, COLUMNS
 
+from . import sums
+
 if TYPE_CHECKING:
     import duckdb
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 _SQL_TYPES: dict[type, str] = {
     str: "VARCHAR",
     datetime: "TIMESTAMP",
@@ -46,6 +48,7 @@ def migrate(connection: duckdb.DuckDBPyConnection) -> None:
         now = datetime.now(UTC).replace(tzinfo=None)
         connection.execute("INSERT INTO schema_version VALUES (?, ?)", [SCHEMA_VERSION, now])
     _add_missing_columns(connection)
+    sums.create(connection)
     connection.execute("COMMIT")
 
 

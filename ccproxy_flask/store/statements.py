@@ -53,10 +53,6 @@ SESSIONS = (
 GROUPS = _sql("queries/groups.sql")
 ANALYTICS = _sql("queries/analytics.sql")
 ANALYTICS_OF_MANY = _sql("queries/analytics_of_many.sql")
-_SUMS = _sql("queries/sums.sql")
-SUMS = ("cells", "name_bins", "time_bins")
-"""What sums are made of; the sums of parts are in the tables ``part_<name>``."""
-HOUR = 3600
 # A row is of the time at which its request began, and may be stored long after that.
 CONTENT_KEPT = (
     "SELECT request_id FROM recent_logs WHERE content = 'kept' "
@@ -81,23 +77,13 @@ EXPORTS = {
 }
 
 
-def sums(logs: str, where: str, bucket_seconds: int, parts: Sequence[str] = ()) -> str:
-    """Return the beginning of a statement with the sums of *logs* where *where*, and of those parts
-    whose names are *parts*, which are asked for by whole hours."""
-    text = _SUMS.replace("/*logs*/", logs).replace("/*where*/", where)
-    names = ", ".join(quoted(name) for name in parts)
-    bucket = f"* EXCLUDE part REPLACE (bucket // {bucket_seconds // HOUR or 1} AS bucket)"
-    for name in SUMS:
-        columns = "* EXCLUDE part" if name == "name_bins" else bucket
-        stored = f"UNION ALL SELECT {columns} FROM part_{name} WHERE part IN ({names})"  # noqa: S608  our names
-        text = text.replace(f"/*{name}*/", stored if parts else "")
-    return text.replace("/*bucket*/", str(int(bucket_seconds)))
-
-
 def insert(batch: str) -> str:
-    """Return the statement that takes all rows of the file *batch* in."""
+    """Return the statement that takes all rows of the file *batch* in.
+
+    The first of its values is their generation.
+    """
     return (
-        f"INSERT INTO recent_logs ({NAMES}) SELECT {NAMES} FROM "  # noqa: S608  our names
+        f"INSERT INTO recent_logs ({NAMES}, generation) SELECT {NAMES}, ? FROM "  # noqa: S608  our names
         f"read_json('{batch}', format='newline_delimited', columns={COLUMN_SQL}, "
         f"maximum_object_size={_LARGEST_ROW})"
     )
@@ -107,8 +93,8 @@ def insert_missing(batch: str, there: str) -> str:
     """Return the statement that takes those rows in whose request is not *there*, which is a SELECT
     of ids.
 
-    Its values are the least and the greatest request id of the rows: ids sort by time, and only
-    what is that old is looked at.
+    Its values are the generation, and the least and the greatest request id of the rows: ids sort
+    by time, and only what is that old is looked at.
     """
     return (
         f"{insert(batch)} AS new WHERE NOT EXISTS "  # noqa: S608  our names

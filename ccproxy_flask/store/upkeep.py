@@ -6,6 +6,7 @@ one place: the files of a step count from the commit on that takes their rows ou
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import threading
 import time
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
     from .database import Database
     from .parts import Parts
+    from .sums import Sums
 
 log = structlog.get_logger(__name__)
 
@@ -60,7 +62,7 @@ class Retention:
 
 
 class Upkeep:
-    """Looks after *database* and *parts*. *changed* is called when rows went or moved.
+    """Looks after *database*, *parts* and *sums*. *changed* is called when rows went or moved.
 
     :meth:`step` is for one thread; the lock is held by whoever changes which parts count.
     """
@@ -69,10 +71,11 @@ class Upkeep:
         self,
         database: Database,
         parts: Parts,
+        sums: Sums,
         retention: Retention,
         changed: Callable[[], None],
     ) -> None:
-        self._database, self._parts, self._retention = database, parts, retention
+        self._database, self._parts, self._sums, self._retention = database, parts, sums, retention
         self._changed = changed
         self._limits = LimitsCopy(parts.folder)
         self._limits_from = time.monotonic()
@@ -106,6 +109,7 @@ class Upkeep:
             for part in missing:
                 log.error("part_missing", file=part.name, rows=part.rows)
             self._parts.unregister(cursor, missing)
+            self._renew_sums(cursor, missing)
             unknown = sorted(there - {part.name for part in known})
             if unknown and not known and not _has_rows(cursor):
                 # The largest first: a smaller one may have become a part of it.
@@ -145,7 +149,7 @@ class Upkeep:
         Raises StoreUnavailable.
         """
         with self.lock:
-            done = self._expire() or self._seal() or self._merge()
+            done = self._expire() or self._seal() or self._merge() or self._sum_up()
             self._unwritten |= done
             self._remove_gone()
             if self._unwritten and not done and self._database.is_quiet():
@@ -212,13 +216,15 @@ class Upkeep:
             self._uncompacted = count > 0
         if not count:
             return 0
-        return number_in(
-            cursor.execute(
-                f"DELETE FROM {RECENT} WHERE timestamp <= (SELECT max(timestamp) FROM "  # noqa: S608  our names
-                f"(SELECT timestamp FROM {RECENT} ORDER BY timestamp LIMIT ?))",
-                [min(count, step)],
-            )
-        )
+        [(first, last)] = cursor.execute(
+            "SELECT min(timestamp), max(timestamp) FROM "  # noqa: S608  our names
+            f"(FROM {RECENT} ORDER BY timestamp LIMIT ?)",
+            [min(count, step)],
+        ).fetchall()
+        deleted = cursor.execute(f"DELETE FROM {RECENT} WHERE timestamp <= ?", [last])  # noqa: S608  our names
+        number = number_in(deleted)
+        self._renew_days(cursor, first, last)
+        return number
 
     def _surplus_rows(self, cursor: duckdb.DuckDBPyConnection, most: int) -> int:
         used, _ = self._database.free_bytes()
@@ -247,14 +253,16 @@ class Upkeep:
             begin = first.replace(hour=0, minute=0, second=0, microsecond=0)
             end = self._end_of_part(cursor, begin)
         self._refuse_without_room()
-        with self._database.changes(_STEP_SECONDS) as cursor:
+        with self._sums.lock, self._database.changes(_STEP_SECONDS) as cursor:
             which = f"timestamp >= '{begin}' AND timestamp < '{end}'"
+            waiting = f"(generation IS NULL OR generation > {self._sums.summed_to(cursor)})"
+            self._sums.add(cursor, f"FROM {RECENT} WHERE {which} AND {waiting}")
             rows_of = f"{self._parts.relation([])} WHERE {which}"
             part = self._parts.write(cursor, _name(begin), rows_of)
             deleted = number_in(cursor.execute(f"DELETE FROM {RECENT} WHERE {which}"))  # noqa: S608  our names
             if part is None or part.rows != deleted:
                 raise StoreUnavailable(f"of {deleted} rows the file {part} was made")
-            self._parts.register(cursor, part)
+            self._parts.register(cursor, dataclasses.replace(part, summed=True))
             self._parts.renew_view(cursor)
         self._changed()
         self._database.checkpoint()
@@ -278,7 +286,7 @@ class Upkeep:
         with self._database.questions() as cursor:
             known = self._parts.registered(cursor)
         over = [part for part in known if part.first.date() < (_now() - SETTLED).date()]
-        small = [part for part in over if part.rows < PART_ROWS // 2]
+        small = [part for part in over if part.rows < PART_ROWS // 2 and part.summed]
         for _, group in groupby(small, lambda part: part.first.date()):
             found = list(group)[:16]
             if len(found) > 1:
@@ -294,10 +302,46 @@ class Upkeep:
             if part is None or part.rows != sum(one.rows for one in small):
                 raise StoreUnavailable(f"of {len(small)} files the file {part} was made")
             self._parts.unregister(cursor, small)
-            self._parts.register(cursor, part)
+            self._parts.register(cursor, dataclasses.replace(part, summed=True))
             self._parts.renew_view(cursor)
         self._mark_gone(small)
         log.info("parts_merged", file=part.name, files=len(small), count=part.rows)
+
+    # -- sums --------------------------------------------------------------------------------------
+
+    def _sum_up(self) -> bool:
+        """Add a file to the sums that is not in them, or let those of a day be fewer rows."""
+        with self._database.changes(_STEP_SECONDS) as cursor:
+            waiting = [part for part in self._parts.registered(cursor) if not part.summed]
+            if waiting:
+                self._sums.add(cursor, self._parts.relation(waiting[:1], recent=""))
+                self._parts.unregister(cursor, waiting[:1])
+                self._parts.register(cursor, dataclasses.replace(waiting[0], summed=True))
+                return True
+            days = self._sums.scattered(cursor, _day(_now()))
+            if days:
+                self._sums.compact(cursor, days[0])
+        return bool(days)
+
+    def _renew_sums(self, cursor: duckdb.DuckDBPyConnection, gone: list[Part]) -> None:
+        """Let the sums of the days of files that count no more be those of what is left."""
+        for part in gone:
+            if part.summed:
+                self._renew_days(cursor, part.first, part.last)
+
+    def _renew_days(
+        self, cursor: duckdb.DuckDBPyConnection, first: datetime, last: datetime
+    ) -> None:
+        begin = first.replace(hour=0, minute=0, second=0, microsecond=0)
+        end = last.replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=1)
+        known = [
+            part
+            for part in self._parts.registered(cursor)
+            if part.summed and part.first < end and part.last >= begin
+        ]
+        recent = f"(FROM {RECENT} WHERE generation <= {self._sums.summed_to(cursor)})"
+        rows = self._parts.relation(known, recent)
+        self._sums.renew(cursor, _day(first), _day(last), rows)
 
     def _compact(self) -> bool:
         """Give the free space of the database's file back, where most of it is free."""
@@ -320,12 +364,14 @@ class Upkeep:
     def reset(self) -> int:
         """Delete all rows and return how many there were."""
         with self.lock:
-            with self._database.changes(_STEP_SECONDS) as cursor:
+            with self._sums.lock, self._database.changes(_STEP_SECONDS) as cursor:
                 known = self._parts.registered(cursor)
                 deleted = number_in(cursor.execute(f"DELETE FROM {RECENT}"))  # noqa: S608  our names
                 cursor.execute("DELETE FROM rate_limits")
                 self._limits.remove()
-                self._drop(cursor, known)
+                self._parts.unregister(cursor, known)
+                self._parts.renew_view(cursor)
+                self._sums.clear(cursor)
             self._mark_gone(known)
             self._unwritten = True
             self._remove_gone()
@@ -335,6 +381,7 @@ class Upkeep:
         if parts:
             self._parts.unregister(cursor, parts)
             self._parts.renew_view(cursor)
+            self._renew_sums(cursor, parts)
 
     def _mark_gone(self, parts: list[Part]) -> None:
         self._changed()
@@ -357,6 +404,11 @@ class Upkeep:
 
 def _now() -> datetime:
     return datetime.now(UTC).replace(tzinfo=None)
+
+
+def _day(moment: datetime) -> int:
+    """Return the days since 1970."""
+    return (moment - datetime(1970, 1, 1)).days  # noqa: DTZ001  both are UTC
 
 
 def _name(day: datetime) -> str:

@@ -1,15 +1,11 @@
--- The same answer as analytics.sql, for many rows, from what sums.sql gives: memory does not grow with
--- the rows, and the sums of whole parts are known already.
+-- The same answer as analytics.sql, for many rows, from what store/figures.py puts before it: memory does
+-- not grow with the rows, and the sums of whole hours are known already.
 , bins AS (
     SELECT
         grouping(service_type, model, provider) * 4 + 3 AS level,
         coalesce(service_type, model, provider) AS name,
         NULL::BIGINT AS bucket, kind, bin, sum(number) AS number
-    FROM (
-        SELECT service_type, model, provider, kind, bin, sum(number) AS number
-        FROM name_bins
-        GROUP BY ALL
-    )
+    FROM name_bins
     GROUP BY GROUPING SETS (
         (kind, bin), (service_type, kind, bin), (model, kind, bin), (provider, kind, bin)
     )
