@@ -36,6 +36,7 @@ HOMES = {
             "schema",
             "sql_process",
             "statements",
+            "sums",
             "upkeep",
         )
     },
