@@ -68,7 +68,7 @@ def test_figures_are_of_generations(store: DuckDBStore) -> None:
 
     assert (shown["total"], whole["total"]) == (6, 7)
     assert len(shown["rows"]) == 6
-    assert shown["slowest"][0]["duration"] != whole["slowest"][0]["duration"]
+    assert shown["cards"]["slowest"] != whole["cards"]["slowest"]
     assert tile(shown, "errors")["note"] == "2 failed"
     assert tile(shown, "cost")["note"] == "1 unpriced"
     assert tile(shown, "cost")["link"] == "/dashboard/requests?unpriced=yes"
@@ -94,7 +94,7 @@ def test_cost_is_stacked_by_model(store: DuckDBStore) -> None:
 
 def test_spenders_and_errors_are_links(store: DuckDBStore) -> None:
     """What cost most first; errors by type and message, with a link that finds just these."""
-    view = overview_views.overview(store, read())
+    view = overview_views.cards(store, read())
     spent = {each["name"]: each["rows"] for each in view["spenders"]}
 
     assert [row["name"] for row in spent["model"]] == ["a", "b", "c"]

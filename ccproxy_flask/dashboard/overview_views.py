@@ -28,6 +28,8 @@ NEWEST = 12
 _MOST_MODELS = 7
 _MOST_NAMES = 8
 _MOST_CELLS = 10_000
+# Of so many requests everything is counted before the page is sent.
+_FEW = 50_000
 SPENDERS = {
     "model": ("model", "Model"),
     "session": ("session_id", "Session"),
@@ -49,18 +51,27 @@ def overview(store: Store, query: PageQuery) -> dict[str, Any]:
         return {"tiles": tops, "total": 0, "rows": []}
     by_model = _groups(store, query, "model", "provider", limit=1000)
     now["saved_usd"] = saved(by_model)
+    at_once = now["total_requests"] <= _FEW
     return {
         "tiles": tiles(now, store.totals(query.before), query),
         "chart": _chart(found["timeseries"]) | _cost_by_model(store, query, found, bucket),
-        "spenders": list(_spenders(store, query)),
-        "errors": _errors(store, query),
+        "cards": cards(store, query) if at_once else None,
+        "later": query.link("/dashboard/cards"),
         "tokens": _tokens(now),
-        "slowest": [
-            texts.row(row) for row in store.entries(query.where, Page(5, 0, "duration_ms")).rows
-        ],
         "rows": newest(store, query, NEWEST),
         "total": now["total_requests"],
         "sql": panel_sql(query, bucket),
+    }
+
+
+def cards(store: Store, query: PageQuery) -> dict[str, Any]:
+    """Return what is below the first screen: of many requests the page asks for it by itself."""
+    slowest = store.entries(query.where, Page(5, 0, "duration_ms")).rows
+    return {
+        "spenders": list(_spenders(store, query)),
+        "errors": _errors(store, query),
+        "slowest": [texts.row(row) for row in slowest],
+        "sql": panel_sql(query, 0),
     }
 
 

@@ -65,6 +65,12 @@ def overview() -> str:
     return _page("overview", lambda store, query: {"view": overview_views.overview(store, query)})
 
 
+@pages.get("/cards")
+def cards() -> str:
+    """What the overview asks for by itself where there is much to count."""
+    return _page("cards", lambda store, query: {"view": overview_views.cards(store, query)})
+
+
 @pages.get("/requests")
 def requests() -> str:
     """The table of requests."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from ccproxy_flask.store.base import LogFilter, Page
+from ccproxy_flask.store.base import Grouping, LogFilter, Page
 
 from . import format as texts
 from .advice import ADVICE
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ccproxy_flask.store.base import Store
-    from ccproxy_flask.totals import Totals
 
     from .page_query import PageQuery
 
@@ -28,7 +27,7 @@ _NEIGHBOURS = timedelta(days=1)
 
 def requests(store: Store, query: PageQuery) -> dict[str, Any]:
     """Return one page of the table, and what there is in all. Raises StoreUnavailable."""
-    totals = store.totals(query.where)
+    [sums] = orjson.loads(store.groups(query.where, Grouping(by=())))
     if query.is_newest_first:
         found = store.query(query.where, ROWS, query.cursor)
         older = {"cursor": found.next_cursor, "page": None} if found.next_cursor else None
@@ -37,24 +36,25 @@ def requests(store: Store, query: PageQuery) -> dict[str, Any]:
         column, descending = query.order
         offset = (query.page - 1) * ROWS
         rows = store.entries(query.where, Page(ROWS, offset, column, descending)).rows
-        more = offset + len(rows) < totals.total_requests
+        more = offset + len(rows) < sums["requests"]
         older = {"cursor": None, "page": str(query.page + 1)} if more else None
     return {
         "rows": [texts.row(row) for row in rows],
         "older": older and query.link("/dashboard/requests", **older),
-        "total": totals.total_requests,
-        "summary": _summary(totals),
+        "total": sums["requests"],
+        "summary": _summary(sums),
         "exports": _exports(query),
     }
 
 
-def _summary(totals: Totals) -> str:
-    if not totals.total_requests:
+def _summary(sums: Mapping[str, Any]) -> str:
+    requests, errors = sums["requests"], sums["errors"]
+    if not requests:
         return ""
     parts = [
-        f"{texts.count(totals.total_requests)} requests",
-        texts.cost_total(totals.total_cost_usd) if totals.total_cost_usd is not None else "",
-        f"{texts.count(totals.total_error_requests)} failed" if totals.total_error_requests else "",
+        f"{texts.count(requests)} requests",
+        texts.cost_total(sums["cost_usd"]) if sums["cost_usd"] is not None else "",
+        f"{texts.count(errors)} failed" if errors else "",
     ]
     return " · ".join(part for part in parts if part)
 

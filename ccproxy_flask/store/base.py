@@ -77,9 +77,10 @@ which a bucket of time begins, since 1970."""
 
 @dataclass(frozen=True, slots=True)
 class Grouping:
-    """Which sums are meant: *by* the values of columns, of :data:`GROUPED`; *limit* of them, those
-    with the largest cost first, or where *often* those with the most requests. Rows in which the
-    first column has no value do not count. *bucket_seconds* is the length of a ``moment``."""
+    """Which sums are meant: *by* the values of columns, of :data:`GROUPED` (none: one of all rows);
+    *limit* of them, those with the largest cost first, or where *often* those with the most
+    requests. Rows in which the first column has no value do not count. *bucket_seconds* is the
+    length of a ``moment``."""
 
     by: tuple[str, ...]
     limit: int = 10
@@ -87,7 +88,7 @@ class Grouping:
     bucket_seconds: int = 3600
 
     def __post_init__(self) -> None:
-        if not self.by or not GROUPED.issuperset(self.by):
+        if not GROUPED.issuperset(self.by):
             raise ValueError(f"{self.by!r} are no columns to group by")
 
 

@@ -198,14 +198,10 @@ class Questions:
     def groups(self, where: LogFilter, grouping: Grouping) -> bytes:
         """As Store.groups()."""
         condition, values = statements.condition(where)
-        names = ", ".join(grouping.by)
-        order = "requests DESC" if grouping.often else "cost_usd DESC NULLS LAST, requests DESC"
+        bucket = grouping.bucket_seconds
         with self._moment() as cursor:
             logs = self._parts.relation(self._overlapping(cursor, where))
-            sql = statements.GROUPS.replace("/*logs*/", logs).replace("/*where*/", condition)
-            sql = sql.replace("/*by*/", names).replace("/*first*/", grouping.by[0])
-            sql = sql.replace("/*order*/", f"{order}, {names}")
-            bucket = grouping.bucket_seconds
+            sql = statements.groups(logs, condition, grouping.by, often=grouping.often)
             rows = cursor.execute(sql, [bucket, bucket, *values, grouping.limit]).fetchall()
         return statements.array(rows)
 

@@ -77,6 +77,15 @@ EXPORTS = {
 }
 
 
+def groups(logs: str, where: str, by: Sequence[str], *, often: bool) -> str:
+    """Return the statement for sums of *logs* where *where*, by columns; *often*: the order."""
+    order = ["requests DESC"] if often else ["cost_usd DESC NULLS LAST", "requests DESC"]
+    text = GROUPS.replace("/*logs*/", logs).replace("/*where*/", where)
+    text = text.replace("/*by*/", "".join(f"{name}, " for name in by))
+    text = text.replace("/*order*/", ", ".join([*order, *by]))
+    return text.replace("/*known*/", f"{by[0]} IS NOT NULL" if by else "true")
+
+
 def insert(batch: str) -> str:
     """Return the statement that takes all rows of the file *batch* in.
 

@@ -9,6 +9,7 @@ import { curl } from "./curl.js";
 import { showEvents } from "./event_strip.js";
 import { FilterField } from "./filter.js";
 import { keyboard } from "./keys.js";
+import { showLater } from "./later.js";
 import { Link } from "./link.js";
 import { absolute, go, onChange, read, refresh, start } from "./navigate.js";
 import { openPalette, startPalette } from "./palette.js";
@@ -102,6 +103,7 @@ async function refreshIfDue() {
 function mount(kind) {
   localize(one("#main"));
   showTabs();
+  showLater(showTabs);
   showPicks();
   drawCharts();
   if (kind === "refreshed") {

@@ -12,6 +12,13 @@ export function onChange(listener) {
 
 /** Returns the document at `url`; null where the server cannot be asked; never, once aborted. */
 export function read(url) {
+  return fetchPage(url, (request) => {
+    asking = request;
+  });
+}
+
+/** The same, of which the next one does not think that it is in its way. */
+export function fetchPage(url, onRequest = () => {}) {
   return new Promise((resolve) => {
     const request = new XMLHttpRequest();
     request.open("GET", url);
@@ -20,7 +27,7 @@ export function read(url) {
     request.onload = () => resolve(request.responseXML && { page: request.responseXML, url: request.responseURL, status: request.status });
     request.onerror = request.ontimeout = () => resolve(null);
     request.send();
-    asking = request;
+    onRequest(request);
   });
 }
 

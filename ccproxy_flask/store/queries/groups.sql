@@ -2,7 +2,7 @@
 SELECT to_json(page)::VARCHAR
 FROM (
     SELECT
-        /*by*/,
+        /*by*/
         count(*) AS requests,
         count(failure) AS errors,
         count(*) FILTER (failure IS NULL AND cost_usd IS NULL) AS unpriced,
@@ -22,8 +22,8 @@ FROM (
         FROM (/*logs*/) AS logs
         WHERE /*where*/
     )
-    WHERE /*first*/ IS NOT NULL
-    GROUP BY /*by*/
+    WHERE /*known*/
+    GROUP BY ALL
     ORDER BY /*order*/
     LIMIT ?
 ) AS page
