@@ -14,7 +14,7 @@ from ccproxy_flask.record import to_json
 from ccproxy_flask.totals import failure
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
 UNKNOWN = "—"
 
@@ -241,7 +241,25 @@ def _titles(record: Mapping[str, Any]) -> dict[str, str]:
         "client": record.get("user_agent") or "",
         "cost": f"from {source}" if source else "",
         "output": f"{count(thought)} of them reasoning" if thought else "",
+        "waterfall": _said(record, duration, _TIMES),
+        "cache": _said(record, count, _INPUTS),
     }
+
+
+_TIMES = (("head after", "ttfb_ms"), ("first token after", "ttft_ms"), ("end after", "duration_ms"))
+_INPUTS = (
+    ("uncached", "tokens_input"),
+    ("cached", "cache_read_tokens"),
+    ("written", "cache_write_tokens"),
+)
+
+
+def _said(
+    record: Mapping[str, Any], form: Callable[[object], str], what: Iterable[tuple[str, str]]
+) -> str:
+    """Return the figures of a small bar in words."""
+    known = ((word, record.get(name)) for word, name in what)
+    return " · ".join(f"{word} {form(value)}" for word, value in known if number(value) is not None)
 
 
 def bars(record: Mapping[str, Any]) -> dict[str, float]:

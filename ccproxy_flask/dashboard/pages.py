@@ -151,7 +151,8 @@ def sql() -> str:
 def status() -> str:
     """The recorder, what waits, what was dropped, and the settings."""
     shown = status_views.settings_shown(_settings())
-    return _page("status", lambda _store, _query: {}, settings=shown)
+    about = status_views.about(_settings())
+    return _page("status", lambda _store, _query: {}, settings=shown, about=about)
 
 
 @pages.get("/suggestions")

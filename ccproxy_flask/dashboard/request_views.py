@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from ccproxy_flask.store.base import Grouping, LogFilter, Page
+from ccproxy_flask.usage.request_class import GENERATIONS
 
 from . import format as texts
 from .advice import ADVICE
@@ -164,10 +165,12 @@ def bill(record: Mapping[str, Any]) -> list[dict[str, str]]:
 def _unpriced(record: Mapping[str, Any]) -> str:
     if record.get("cost_usd") is not None:
         return ""
-    if record.get("tokens_input") is None and record.get("tokens_output") is None:
-        return "Unpriced, because the answer says nothing of tokens."
     if texts.failed(record):
         return "Unpriced, because the request failed."
+    if record.get("request_class") not in (None, *GENERATIONS):
+        return "Unpriced, because no model answers such a request."
+    if record.get("tokens_input") is None and record.get("tokens_output") is None:
+        return "Unpriced, because the answer says nothing of tokens."
     return "Unpriced, because the price book does not know this model of this provider."
 
 

@@ -274,6 +274,7 @@ async function loadOlder(link) {
 
 /** Shows the page `name`; its lists keep range and filters, and their order where they share one. */
 function goTo(name) {
+  if (name && !one(`#nav a[href$="/${name}"], #nav a[href*="/${name}?"]`)) return;
   const url = new URL(new URL(name, DASHBOARD).href.replace(/\/$/, ""));
   if (["", "requests", "sessions"].includes(name)) url.search = common();
   if (name === "sessions" || page().startsWith("session")) url.searchParams.delete("sort");

@@ -19,6 +19,7 @@ export async function showStatus() {
   notice.hidden = found !== null && !found.reason;
   notice.textContent = found === null ? "The server does not answer. This page tries again by itself." : found.reason ?? "";
   if (found === null) return;
+  showCounts(found);
   for (const element of document.querySelectorAll("[data-status]")) {
     const value = found[element.dataset.status];
     const known = value !== null && value !== undefined && value !== "";
@@ -28,6 +29,22 @@ export async function showStatus() {
     element.classList.toggle("unknown", !known);
     element.title = element.dataset.status === "dropped" ? Object.entries(value ?? {}).map((pair) => pair.join(": ")).join("\n") : "";
   }
+}
+
+/** The counts of a fact by their names. */
+function showCounts(found) {
+  const place = document.querySelector("[data-status-counts]");
+  if (!place) return;
+  const counts = Object.entries(found[place.dataset.statusCounts] ?? {}).filter(([, count]) => count > 0);
+  place.replaceChildren(
+    ...counts.map(([name, count]) => {
+      const pair = document.createElement("div");
+      pair.append(Object.assign(document.createElement("dt"), { textContent: name.replaceAll("_", " ") }), Object.assign(document.createElement("dd"), { textContent: whole.format(count) }));
+      return pair;
+    }),
+  );
+  place.hidden = counts.length === 0;
+  document.querySelector("[data-status-none]").hidden = counts.length > 0;
 }
 
 async function ask() {

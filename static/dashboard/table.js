@@ -168,6 +168,7 @@ function fill(row, view) {
     }
     place.title = view.titles[name] ?? "";
   }
+  for (const cell of row.querySelectorAll("[data-title-of]")) cell.title = view.titles[cell.dataset.titleOf] ?? "";
   for (const svg of row.querySelectorAll("svg.bar")) {
     let x = 0;
     for (const part of svg.querySelectorAll("[data-bar]")) {
