@@ -81,9 +81,10 @@ def test_two_requests_are_picked_and_compared(
 
     a, b = sorted((kept[2].request_id, kept[0].request_id))
     expect(seen.page).to_have_url(f"{site.url}/compare?a={a}&b={b}")
-    timing = seen.page.get_by_role("region", name="Timing")
-    expect(timing.get_by_role("row", name="Whole")).to_contain_text("3.00 s")
-    expect(seen.page.get_by_role("region", name="Cost")).to_contain_text("+200%")
+    for panel, row, figures in (("Timing", "Whole", "1.00 3.00"), ("Cost", "In all", "$1 $3")):
+        line = seen.page.get_by_role("region", name=panel).get_by_role("row", name=row)
+        for figure in figures.split(" "):
+            expect(line).to_contain_text(figure)
     seen.page.get_by_role("link", name="Swap").click()
     expect(seen.page).to_have_url(f"{site.url}/compare?a={b}&b={a}")
 
