@@ -13,13 +13,14 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .client import Target
+from .client import Target, latencies
 from .upstream import JSON
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ROOT = Path(__file__).parent.parent
+_START_SECONDS = 120
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PATH = "/v1/chat/completions"
 _GUNICORN = [sys.executable, "-m", "gunicorn", "-k", "gevent", "-w", "1"]
@@ -37,7 +38,7 @@ def started(command: list[str], port: int, **options: object) -> Iterator[subpro
     """Run *command* until the end of the block, once it listens on *port*."""
     process = subprocess.Popen(command, **options)  # type: ignore[call-overload]  # what Popen takes
     try:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + _START_SECONDS
         while not _listens(port):
             if process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"{command[0]} did not start")
@@ -112,20 +113,30 @@ def obvious(direct: Target, core: int) -> Iterator[tuple[Target, int]]:
 @contextlib.contextmanager
 def ccproxy(directory: Path, direct: Target, core: int) -> Iterator[tuple[Target, int]]:
     """Run the proxy, recording everything, its worker on *core*; gives target and worker's pid."""
+    with ccproxy_with(_GUNICORN, directory, direct, ROOT) as (target, worker):
+        pin(worker, core)
+        yield target, worker
+
+
+@contextlib.contextmanager
+def ccproxy_with(
+    gunicorn: list[str], directory: Path, direct: Target, checkout: Path
+) -> Iterator[tuple[Target, int]]:
+    """Run the proxy of *checkout* by the command *gunicorn*; gives target and worker's pid."""
     port = free_port()
     with (directory / "ccproxy.log").open("wb") as log:
-        environment = os.environ | _settings(directory, direct)
-        bound = [*_GUNICORN, "-b", f"127.0.0.1:{port}", "wsgi:app"]
-        with started(bound, port, cwd=ROOT, env=environment, stdout=log, stderr=log) as arbiter:
-            worker = next(pid for pid in children(arbiter.pid) if not _is_recorder(pid))
-            pin(worker, core)
+        environment = os.environ | _settings(directory, direct, checkout)
+        bound = [*gunicorn, "-b", f"127.0.0.1:{port}", "wsgi:app"]
+        with started(bound, port, cwd=checkout, env=environment, stdout=log, stderr=log) as arbiter:
             target = Target("ccproxy", port, port, f"/json{_PATH}", f"/stream{_PATH}")
+            latencies(target, 1)  # by then all processes are what they will be
+            worker = next(pid for pid in children(arbiter.pid) if not _is_recorder(pid))
             yield target, worker
 
 
-def _settings(directory: Path, direct: Target) -> dict[str, str]:
+def _settings(directory: Path, direct: Target, checkout: Path) -> dict[str, str]:
     settings = {
-        "CONFIG_FILE": str(ROOT / "ccproxy.toml"),
+        "CONFIG_FILE": str(checkout / "ccproxy.toml"),
         "CCPROXY_WORKERS": "1",
         "LOGGING__FORMAT": "json",
         "OBSERVABILITY__DUCKDB_PATH": str(directory / "metrics.duckdb"),
@@ -164,7 +175,7 @@ def children(pid: int) -> list[int]:
 
 
 def _is_recorder(pid: int) -> bool:
-    return b"recorder" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    return b"ccproxy_flask.recorder" in Path(f"/proc/{pid}/cmdline").read_bytes()
 
 
 def pin(pid: int, core: int) -> None:

@@ -11,6 +11,7 @@ A body framing takes what the socket gave and returns the payload in it, however
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import NamedTuple, Protocol
 
 Headers = list[tuple[str, str]]
@@ -19,7 +20,9 @@ LONGEST_HEAD = 256 << 10
 _LONGEST_LINE = 16 << 10
 _LONGEST_TRAILERS = 64 << 10
 _STATUS_LINE = re.compile(r"HTTP/1\.([01]) ([1-9][0-9]{2})(?: ([\t\x20-\x7e\x80-\xff]*))?")
-_HEADER = re.compile(r"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*([\t\x20-\x7e\x80-\xff]*?)[ \t]*")
+_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_LONGEST_REMEMBERED = 64
+_VISIBLE = bytes([9, *range(32, 127), *range(128, 256)])
 _LENGTH = re.compile(r"[0-9]{1,18}")
 _SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[\t\x20-\x7e\x80-\xff]*)?")
 
@@ -37,6 +40,8 @@ class Head(NamedTuple):
     status: int
     reason: str
     headers: Headers
+    named: dict[str, str]
+    """The first value of each header, by lower-case name."""
     keep_alive: bool
 
 
@@ -46,18 +51,35 @@ def parse_head(block: bytes) -> Head:
     match = _STATUS_LINE.fullmatch(first)
     if match is None:
         raise NotHttp("the answer does not begin with a status line of HTTP/1.1")
+    if block.translate(None, _VISIBLE) != b"\r\n" * len(lines):
+        raise NotHttp("the head has a byte that none may have")
     headers: Headers = []
+    named: dict[str, str] = {}
     for number, line in enumerate(lines, 1):
-        pair = _HEADER.fullmatch(line)
-        if pair is None:
+        name, colon, text = line.partition(":")
+        known = _lowered if len(name) <= _LONGEST_REMEMBERED else _lowered.__wrapped__
+        lower = known(name)
+        if lower is None or not colon:
             raise NotHttp(f"header line {number} is none")
-        headers.append((pair[1], pair[2]))
-    return Head(int(match[2]), match[3] or "", headers, _keeps_alive(match[1] == "1", headers))
+        value = text.strip(" \t")
+        headers.append((name, value))
+        if lower not in named:
+            named[lower] = value
+    keep_alive = match[1] == "1"
+    if "connection" in named:
+        keep_alive = _keeps_alive(keep_alive, headers)
+    return Head(int(match[2]), match[3] or "", headers, named, keep_alive)
+
+
+@lru_cache(maxsize=1024)
+def _lowered(name: str) -> str | None:
+    """Return the *name* of a header in lower case, None where it is none."""
+    return name.lower() if _NAME.fullmatch(name) else None
 
 
 def _keeps_alive(modern: bool, headers: Headers) -> bool:
     for name, value in headers:
-        if len(name) == 10 and name.lower() == "connection":
+        if name.lower() == "connection":
             words = value.lower()
             if "close" in words:
                 return False
@@ -89,25 +111,33 @@ def framing_of(method: str, head: Head) -> Framing:
     transfer codings only ``chunked`` is taken: nobody asked for others, and they could not be
     named to the client.
     """
-    chunked = False
-    lengths: Headers = []
-    for pair in head.headers:
-        name, value = pair[0].lower(), pair[1]
-        if name == "transfer-encoding":
-            if chunked or value.lower() != "chunked":
-                raise NotHttp("the answer has a transfer coding that nobody asked for")
-            chunked = True
-        elif name == "content-length":
-            if _LENGTH.fullmatch(value) is None or (lengths and lengths[0][1] != value):
-                raise NotHttp("content-length is not one number")
-            lengths.append(pair)
-    for pair in lengths if chunked else lengths[1:]:
-        head.headers.remove(pair)
+    chunked, length = "transfer-encoding" in head.named, head.named.get("content-length")
+    if chunked or (length is not None and len(head.named) != len(head.headers)):
+        _leave_one(head, chunked=chunked)
+    if length is not None and _LENGTH.fullmatch(length) is None:
+        raise NotHttp(_NOT_ONE_LENGTH)
     if method == "HEAD" or head.status in (204, 304):
         return Sized(0)
     if chunked:
         return Chunked()
-    return Sized(int(lengths[0][1])) if lengths else UntilClose()
+    return UntilClose() if length is None else Sized(int(length))
+
+
+_NOT_ONE_LENGTH = "content-length is not one number"
+
+
+def _leave_one(head: Head, *, chunked: bool) -> None:
+    """Take out of *head* every length but the one that counts. Raises NotHttp."""
+    codings = [value for name, value in head.headers if name.lower() == "transfer-encoding"]
+    if chunked and [coding.lower() for coding in codings] != ["chunked"]:
+        raise NotHttp("the answer has a transfer coding that nobody asked for")
+    lengths = [pair for pair in head.headers if pair[0].lower() == "content-length"]
+    if len({value for _, value in lengths}) > 1:
+        raise NotHttp(_NOT_ONE_LENGTH)
+    for pair in lengths if chunked else lengths[1:]:
+        head.headers.remove(pair)
+    if chunked:
+        head.named.pop("content-length", None)
 
 
 class Sized:

@@ -63,9 +63,10 @@ _NO_SINKS = Sinks()
 def _close_durations(record: RequestRecord, elapsed: float) -> None:
     """Note how long it took, to the microsecond: what is behind that is noise of arithmetic."""
     record.duration_seconds, record.duration_ms = round(elapsed, 6), elapsed * 1000
+    known = vars(record)
     for name in DURATIONS:
-        if (value := getattr(record, name)) is not None:
-            setattr(record, name, round(value, 3))
+        if (value := known.get(name)) is not None:
+            known[name] = round(value, 3)
 
 
 class RequestContext:
@@ -272,9 +273,9 @@ def open_trace(
     **more: Any,
 ) -> RequestContext:
     """Return a new trace. *more* are further fields of its record."""
-    record = RequestRecord(
-        request_id=new_request_id(),
-        timestamp=datetime.now(UTC),
+    record = RequestRecord.begun(
+        new_request_id(),
+        datetime.now(UTC),
         method=redact.kept_method(method),
         path=redact.kept_path(path),
         query=redact.kept_query(query),

@@ -15,7 +15,8 @@ PAYLOAD = b"hello worldabcdefghijklmnopqrstuvwxyz"
 
 def head(*headers: tuple[str, str], status: int = 200) -> Head:
     """Return an answer's head."""
-    return Head(status, "OK", list(headers), True)
+    named = {name.lower(): value for name, value in reversed(headers)}
+    return Head(status, "OK", list(headers), named, keep_alive=True)
 
 
 @pytest.mark.parametrize("cut", range(len(CHUNKED)))

@@ -5,12 +5,13 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import threading
 import time
 import weakref
 from collections import Counter, deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
+
+from gevent import monkey
 
 from ccproxy_flask.folders import make_private
 from ccproxy_flask.record import new_request_id
@@ -29,6 +30,8 @@ DropReason = Literal["journal_full", "disk_full", "unwritable"]
 
 LONGEST_BACKLOG_LINES = 10_000
 LONGEST_BACKLOG_BYTES = 16 << 20
+# The system's own: it is held for moments, and no greenlet switches meanwhile.
+_new_lock = monkey.get_original("_thread", "allocate_lock")
 _MEASURE_SECONDS = 0.5
 _RETRY_SECONDS = 0.1
 _SMALLEST_SEGMENT = 64 << 10
@@ -98,7 +101,7 @@ class JournalWriter:
         os.register_at_fork(after_in_child=lambda: (method := own()) and method())
 
     def _begin_life(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = _new_lock()
         self._worker = new_request_id().replace("-", "")
         self._number = 0
         self._opened_at = 0.0
@@ -222,7 +225,7 @@ class JournalWriter:
         return (
             self._ledger is None
             or self._unwritten != known.unwritten
-            or self.backlog_lines != known.waiting
+            or len(self._waiting) + len(self._lost) != known.waiting
             or (self._trouble or self._starts_refused) is not None
             or known.in_trouble
         )
@@ -298,9 +301,11 @@ class JournalWriter:
     def _is_due(self, now: float) -> bool:
         """True where the segment is full, or old and not only a copy of the one before."""
         # On a small disk a segment must end while there is room for the next one.
-        room = max(0, self._free - self._since_measure - self.min_free_bytes)
-        if self._appended >= min(self._segment_bytes, max(_SMALLEST_SEGMENT, room // 4)):
-            return True
+        appended = self._appended
+        if appended >= _SMALLEST_SEGMENT or appended >= self._segment_bytes:
+            room = self._free - self._since_measure - self.min_free_bytes
+            if appended >= min(self._segment_bytes, max(_SMALLEST_SEGMENT, room // 4)):
+                return True
         return self._appended > 0 and now - self._opened_at >= self._segment_seconds
 
     def _is_removed(self, fd: int, now: float) -> bool:

@@ -43,6 +43,7 @@ _SPARE_BYTES = 1 << 12
 _HEAD_BYTES = 8
 _pack_used = struct.Struct("i").pack
 _pack_figure = struct.Struct("dd").pack
+_write_figure = struct.Struct("dd").pack_into
 _unpack_figure = struct.Struct("dd").unpack_from
 
 # Of the system, not of gevent: nothing that is done with it switches to another greenlet. It may be
@@ -291,7 +292,7 @@ class SharedValue:
             self._value += amount
             self._timestamp = 0.0
             if self._map is not None:  # at once: some dozen of them change with each request
-                self._map[self._place] = _pack_figure(self._value, 0.0)
+                _write_figure(self._map, self._place.start, self._value, 0.0)
             else:
                 _figures.settle()
 

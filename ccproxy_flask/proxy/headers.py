@@ -35,28 +35,33 @@ _REWRITTEN = HOP_BY_HOP | {"host"}
 # How long a body is, is not for `Connection` to hide: the next reader would take the body for a
 # request, or for an answer, of its own.
 _NEVER_HIDDEN = frozenset({"content-length"})
-_NOTHING: frozenset[str] = frozenset()
 
 
-def to_upstream(headers: Headers) -> Headers:
-    """Return the end-to-end request *headers* (lower-case names), without ``host``."""
-    named = named_by_connection(headers)
-    dropped = _REWRITTEN | named if named else _REWRITTEN
+def to_upstream(headers: Headers, named: Mapping[str, str]) -> Headers:
+    """Return the end-to-end request *headers* (lower-case names), without ``host``.
+
+    *named* has the same by name.
+    """
+    dropped = _REWRITTEN
+    if "connection" in named:
+        dropped |= named_by_connection(headers)
     return [pair for pair in headers if pair[0] not in dropped]
 
 
-def to_client(headers: Headers) -> Headers:
-    """Return the end-to-end answer *headers*, their names as the upstream wrote them."""
-    named = named_by_connection(headers)
-    dropped = HOP_BY_HOP | named if named else HOP_BY_HOP
+def to_client(headers: Headers, named: Mapping[str, str]) -> Headers:
+    """Return the end-to-end answer *headers*, their names as the upstream wrote them.
+
+    *named* has the same by lower-case name.
+    """
+    if HOP_BY_HOP.isdisjoint(named):
+        return headers
+    dropped = HOP_BY_HOP | named_by_connection(headers)
     return [pair for pair in headers if pair[0].lower() not in dropped]
 
 
 def named_by_connection(headers: Headers) -> frozenset[str]:
     """Return the lower-case names of the headers that ``Connection`` declares hop-by-hop."""
-    values = [pair[1] for pair in headers if len(pair[0]) == 10 and pair[0].lower() == "connection"]
-    if not values:
-        return _NOTHING
+    values = [value for name, value in headers if name.lower() == "connection"]
     named = frozenset(name.strip().lower() for value in values for name in value.split(","))
     return named - _NEVER_HIDDEN
 

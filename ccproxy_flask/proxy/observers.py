@@ -8,6 +8,7 @@ else changes.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import structlog
@@ -131,7 +132,7 @@ class Observers:
     the others. Nobody is told twice of an answer's head, or of the end.
     """
 
-    __slots__ = ("_answered", "_ended", "_interested", "_observers", "_request_id")
+    __slots__ = ("_answered", "_ended", "_in_answers", "_in_requests", "_observers", "_request_id")
 
     def __init__(
         self, factories: Iterable[ObserverFactory], record: RequestRecord, head: RequestHead
@@ -148,12 +149,12 @@ class Observers:
                 if observer is not None:
                     made.append(observer)
         self._observers: Sequence[Observer] = made
-        self._interested: Sequence[Observer] = ()
+        self._pass_over()
         self._tell("request_head", head)
 
     def request_chunk(self, data: bytes, at: float) -> None:
         """Tell of a piece of the request's body."""
-        for observer in self._observers:
+        for observer in self._in_requests:
             try:
                 observer.request_chunk(data, at)
             except Exception as error:  # noqa: BLE001  it must not break what it observes
@@ -165,12 +166,11 @@ class Observers:
             return False
         self._answered = True
         self._tell("response_head", head)
-        self._pass_over()
         return True
 
     def response_chunk(self, data: bytes, at: float) -> None:
         """Tell of a piece of the answer's body."""
-        for observer in self._interested:
+        for observer in self._in_answers:
             try:
                 observer.response_chunk(data, at)
             except Exception as error:  # noqa: BLE001  it must not break what it observes
@@ -184,6 +184,8 @@ class Observers:
 
     def _tell(self, what: str, *facts: Any) -> None:
         for observer in self._observers:
+            if _looks_away(observer, what):
+                continue
             try:
                 getattr(observer, what)(*facts)
             except Exception as error:  # noqa: BLE001  it must not break what it observes
@@ -195,8 +197,10 @@ class Observers:
         self._log_failure(observer, what, error)
 
     def _pass_over(self) -> None:
-        """Find out once who does anything with the pieces of an answer: there are many of them."""
-        self._interested = [each for each in self._observers if not _looks_away(each)]
+        """Find out once who does anything with the pieces of bodies: there are many of them."""
+        made = self._observers
+        self._in_requests = [each for each in made if not _looks_away(each, "request_chunk")]
+        self._in_answers = [each for each in made if not _looks_away(each, "response_chunk")]
 
     def _log_failure(self, failed: object, what: str, error: Exception) -> None:
         name = getattr(failed, "__qualname__", type(failed).__qualname__)
@@ -209,7 +213,11 @@ class Observers:
         )
 
 
-def _looks_away(observer: Observer) -> bool:
-    """Tell whether *observer* takes pieces of an answer as :class:`NullObserver` does."""
-    method = getattr(observer, "response_chunk", None)
-    return getattr(method, "__func__", None) is NullObserver.response_chunk
+def _looks_away(observer: Observer, what: str) -> bool:
+    """Tell whether *observer* does with such a call what :class:`NullObserver` does: nothing."""
+    return _inherits(type(observer), what) and what not in getattr(observer, "__dict__", ())
+
+
+@lru_cache(maxsize=256)
+def _inherits(kind: type, what: str) -> bool:
+    return getattr(kind, what, None) is getattr(NullObserver, what)

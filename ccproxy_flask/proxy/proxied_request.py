@@ -245,7 +245,7 @@ class ProxiedRequest:
 
     def _request(self, route: Route) -> UpstreamRequest:
         options, upstream = self._parts.settings.proxy, route.upstream
-        headers = wire.to_upstream(self._headers)
+        headers = wire.to_upstream(self._headers, self._named)
         headers += self._injected_key(route)
         if self._may_ask_for_usage(route):
             headers = self._asking(route.dialect, headers)
@@ -323,7 +323,7 @@ class ProxiedRequest:
         return kept
 
     def _answer_headers(self, answer: UpstreamResponse) -> response_writer.WireHeaders:
-        headers = response_writer.WireHeaders(wire.to_client(answer.headers))
+        headers = response_writer.WireHeaders(wire.to_client(answer.headers, answer.named))
         if self._shown is not None:
             wire.drop(headers, "content-length")
         if request_context.REQUEST_ID_HEADER in answer.named:  # of another ccproxy behind this one

@@ -8,7 +8,7 @@ from gunicorn.http import parser, wsgi
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from .client_connections import connections
-from .request_parser import PlainRequest
+from .request_parser import PlainRequest, finishing
 from .response_writer import TransparentResponse
 from .sockets import let_go
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 def install() -> None:
     """Make gunicorn read and write as it is said here, in this process."""
     parser.RequestParser.mesg_class = PlainRequest
+    parser.RequestParser.finish_body = finishing(parser.Parser.finish_body)
     wsgi.Response = TransparentResponse
 
 

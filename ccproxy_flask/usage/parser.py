@@ -243,6 +243,8 @@ def as_count(value: object) -> int:
     """Return *value* where it is a number of tokens, else 0; at most 2**53."""
     if value is None:  # most often
         return 0
+    if type(value) is int and 0 <= value <= _LARGEST_COUNT:
+        return value
     if type(value) is int or (type(value) is float and value == value):  # not NaN
         return int(min(max(value, 0), _LARGEST_COUNT))
     return 0

@@ -7,6 +7,7 @@ the SDKs of OpenAI and Anthropic.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping  # noqa: TC003  an annotation of the module reads it
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ from .partial_json import JsonBody
 from .request_class import BODY_MEMBERS, RequestClass, stated_class
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from .partial_json import WantedMembers
 
@@ -124,14 +125,13 @@ class RequestReader(BodyReader):
             found, _ = self._body.end()
             document = found if isinstance(found, dict) else None
         self._note_body(document)
-        _note_ids(self._facts, self._headers, document or {})
+        _note_client(self._facts, self._headers, document or {})
 
     def _note_body(self, document: dict[str, Any] | None) -> None:
         facts = self._facts
-        in_path = _MODEL_IN_PATH.search(self._path)
         if document is not None:
             facts.model = as_name(document.get("model"))
-        if facts.model is None and in_path:
+        if facts.model is None and (in_path := _MODEL_IN_PATH.search(self._path)):
             facts.model = as_name(in_path[1])
         facts.streaming = self._asks_for_stream(self._path.partition("?")[0], document)
 
@@ -149,7 +149,39 @@ def asks_where_it_says(_path: str, document: dict[str, Any] | None) -> bool | No
     return stream if isinstance(stream, bool) else None
 
 
-def _note_ids(facts: RequestFacts, headers: Mapping[str, str], document: dict[str, Any]) -> None:
+# Without all of these, a request says neither of what it is a part nor who sent it.
+_ID_HEADERS = frozenset(
+    {
+        "session-id",
+        "session_id",
+        "thread-id",
+        "x-claude-code-agent-id",
+        "x-claude-code-parent-agent-id",
+        "x-claude-code-prev-tool-durations",
+        "x-claude-code-session-id",
+        "x-codex-parent-thread-id",
+        "x-codex-turn-metadata",
+        "x-session-affinity",
+        "x-session-id",
+        "x-stainless-retry-count",
+    }
+)
+_ID_MEMBERS = frozenset(_WANTED) - {"model", "stream", *BODY_MEMBERS}
+_NO_TURN: Mapping[str, Any] = {}
+
+
+def _note_client(facts: RequestFacts, headers: Mapping[str, str], document: dict[str, Any]) -> None:
+    facts.client = client_of(headers)
+    turn = _NO_TURN
+    if not (_ID_HEADERS.isdisjoint(headers) and _ID_MEMBERS.isdisjoint(document)):
+        turn = _note_ids(facts, headers, document)
+    facts.stated_class = stated_class(facts.client.name, headers, turn, document)
+
+
+def _note_ids(
+    facts: RequestFacts, headers: Mapping[str, str], document: dict[str, Any]
+) -> Mapping[str, Any]:
+    """Take note of all ids there are, and return what Codex says of the turn."""
     metadata = as_object(document.get("metadata"))
     user = _claude_code_user(as_text(metadata.get("user_id")))
     more = as_object(document.get("client_metadata"))
@@ -163,13 +195,12 @@ def _note_ids(facts: RequestFacts, headers: Mapping[str, str], document: dict[st
         or document.get("safety_identifier")
         or document.get("user")
     )
-    facts.client = client_of(headers)
-    facts.stated_class = stated_class(facts.client.name, headers, turn, document)
     _note_chain(facts, document)
     facts.tools_ms = _tools_ms(headers.get("x-claude-code-prev-tool-durations"))
     retries = headers.get("x-stainless-retry-count", "")
     if retries.isascii() and retries.isdigit() and len(retries) < 5:
         facts.retry_count = min(int(retries), _MOST_RETRIES)
+    return turn
 
 
 def _note_session(

@@ -79,6 +79,7 @@ STATED: tuple[Stated, ...] = (
         "subagent",
     ),
 )
+_STATING = frozenset(each.client for each in STATED)
 BODY_MEMBERS = tuple(
     each.place.removeprefix("body:") for each in STATED if each.place.startswith("body:")
 )
@@ -95,6 +96,8 @@ def stated_class(
 
     *turn* is Codex' turn metadata.
     """
+    if client not in _STATING:
+        return None
     for each in STATED:
         if each.client == client:
             source, _, member = each.place.rpartition(":")

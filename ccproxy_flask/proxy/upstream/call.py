@@ -120,9 +120,17 @@ class UpstreamCall(abc.ABC):
 class UpstreamResponse:
     """An upstream's answer: its head, and its body as it arrives (see :class:`UpstreamCall`)."""
 
-    def __init__(self, status: int, reason: str, headers: Headers, call: UpstreamCall) -> None:
+    def __init__(
+        self,
+        status: int,
+        reason: str,
+        headers: Headers,
+        call: UpstreamCall,
+        named: dict[str, str] | None = None,
+    ) -> None:
         self.status, self.reason, self.headers = status, reason, headers
-        self.named = first_values(headers)
+        self.named = first_values(headers) if named is None else named
+        """The first value of each header, by lower-case name."""
         self._call = call
         self.read = call.read
         self.close = call.close

@@ -5,6 +5,7 @@ Blocking calls are cooperative under gunicorn's gevent worker, and plain ones el
 
 from __future__ import annotations
 
+import math
 import socket
 import ssl
 import threading
@@ -82,7 +83,7 @@ class DirectCall(UpstreamCall):
         except BaseException:
             self.close()
             raise
-        return UpstreamResponse(head.status, head.reason, head.headers, self)
+        return UpstreamResponse(head.status, head.reason, head.headers, self, head.named)
 
     @property
     def ready(self) -> bool:
@@ -172,7 +173,8 @@ class DirectCall(UpstreamCall):
     def _begin_body(self, head: http1.Head, rest: bytes) -> None:
         framing = self._framing = http1.framing_of(self.request.method, head)
         if head.keep_alive:
-            self._keep_seconds = _keep_alive_seconds(head)
+            is_said = "keep-alive" in head.named
+            self._keep_seconds = _keep_alive_seconds(head) if is_said else math.inf
         if rest and framing.done:
             framing.rest = rest  # an answer without a body had one: this connection is of no use
         elif rest:
@@ -254,10 +256,8 @@ def _request_head(request: UpstreamRequest, origin: Origin) -> bytes:
 
 
 def _keep_alive_seconds(head: http1.Head) -> float:
-    for name, value in head.headers:
-        if len(name) == 10 and name.lower() == "keep-alive":
-            for part in value.split(","):
-                word, _, number = part.strip().partition("=")
-                if word.lower() == "timeout" and number.isdigit():
-                    return max(0.0, int(number) - 1.0)
-    return float("inf")
+    for part in head.named.get("keep-alive", "").split(","):
+        word, _, number = part.strip().partition("=")
+        if word.lower() == "timeout" and number.isdigit():
+            return max(0.0, int(number) - 1.0)
+    return math.inf
