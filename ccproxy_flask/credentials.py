@@ -113,7 +113,7 @@ class Credentials:
 
     def add_members(self, data: bytes) -> None:
         """Search for the values of those members of JSON in *data* that carry a credential."""
-        if any(map(data.__contains__, _MEMBER_NAMES)):
+        if max(map(data.find, _MEMBER_NAMES)) >= 0:  # quicker than `in` is with bytes
             for member in _MEMBER.finditer(data):
                 value = member[1].decode("utf-8", "replace")
                 self.add_header("authorization", value.replace("\\/", "/"))

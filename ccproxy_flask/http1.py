@@ -21,7 +21,7 @@ _LONGEST_LINE = 16 << 10
 _LONGEST_TRAILERS = 64 << 10
 _STATUS_LINE = re.compile(r"HTTP/1\.([01]) ([1-9][0-9]{2})(?: ([\t\x20-\x7e\x80-\xff]*))?")
 _NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
-_LONGEST_REMEMBERED = 64
+_LONGEST_REMEMBERED = 4096
 _VISIBLE = bytes([9, *range(32, 127), *range(128, 256)])
 _LENGTH = re.compile(r"[0-9]{1,18}")
 _SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[\t\x20-\x7e\x80-\xff]*)?")
@@ -55,10 +55,10 @@ def parse_head(block: bytes) -> Head:
         raise NotHttp("the head has a byte that none may have")
     headers: Headers = []
     named: dict[str, str] = {}
+    lowered = _lowered if len(block) <= _LONGEST_REMEMBERED else _lowered.__wrapped__
     for number, line in enumerate(lines, 1):
         name, colon, text = line.partition(":")
-        known = _lowered if len(name) <= _LONGEST_REMEMBERED else _lowered.__wrapped__
-        lower = known(name)
+        lower = lowered(name)
         if lower is None or not colon:
             raise NotHttp(f"header line {number} is none")
         value = text.strip(" \t")
@@ -184,6 +184,32 @@ class UntilClose:
         return b""
 
 
+_USUAL_SIZE_LINE = len("fffffff")
+
+
+def _take_whole_chunks(data: bytes, position: int, pieces: list[bytes]) -> int:
+    """Put the payload of the plain chunks that are whole in *data* into *pieces*.
+
+    Returns where the first other one begins. Most chunks are such: that is what a stream costs.
+    """
+    while True:
+        line_end = data.find(b"\r\n", position, position + _USUAL_SIZE_LINE + 2)
+        size = _plain_size(data[position:line_end]) if line_end > position else 0
+        begin = line_end + 2
+        end = begin + size
+        if not size or not data.startswith(b"\r\n", end):
+            return position
+        pieces.append(data[begin:end])
+        position = end + 2
+
+
+@lru_cache(maxsize=1024)
+def _plain_size(line: bytes) -> int:
+    """Return the size that a chunk's first *line* states, 0 where it states more or none."""
+    match = _SIZE.fullmatch(line)
+    return int(line, 16) if match and match[1] == line else 0
+
+
 class Chunked:
     """A body in chunks; what follows the last one (trailers) is dropped."""
 
@@ -210,6 +236,8 @@ class Chunked:
                 self._after_chunk = not self._size
                 position = end
                 continue
+            if not self._after_chunk and not self.in_trailers:
+                position = _take_whole_chunks(data, position, pieces)
             line_end = data.find(b"\r\n", position)
             if line_end < 0:
                 self._hold(data[position:])

@@ -97,7 +97,9 @@ class RequestRecord:
         stay out of the journal's lines.
         """
         record = cls.__new__(cls)
-        vars(record).update(_AT_FIRST, request_id=request_id, timestamp=timestamp, **known)
+        fields = record.__dict__ = _AT_FIRST.copy()
+        fields["request_id"], fields["timestamp"] = request_id, timestamp
+        fields.update(known)
         return record
 
     @property

@@ -62,11 +62,16 @@ _NO_SINKS = Sinks()
 
 def _close_durations(record: RequestRecord, elapsed: float) -> None:
     """Note how long it took, to the microsecond: what is behind that is noise of arithmetic."""
-    record.duration_seconds, record.duration_ms = round(elapsed, 6), elapsed * 1000
+    record.duration_seconds, record.duration_ms = _rounded(elapsed, 1e6), elapsed * 1000
     known = vars(record)
     for name in DURATIONS:
         if (value := known.get(name)) is not None:
-            known[name] = round(value, 3)
+            known[name] = _rounded(value, 1e3)
+
+
+def _rounded(value: float, parts: float) -> float:
+    """Return *value*, which is no less than 0, in whole parts of one; much quicker than round()."""
+    return int(value * parts + 0.5) / parts
 
 
 class RequestContext:

@@ -11,7 +11,7 @@ import struct
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 _HEAD = struct.Struct(">BIIQ")
 HEAD_BYTES = _HEAD.size
@@ -46,9 +46,8 @@ class NotFrames(ValueError):
     """What came is not from a worker of this version."""
 
 
-def head_of(kind: Kind, number: int, size: int, micros: int) -> bytes:
-    """Return the head of a frame whose *size* bytes follow."""
-    return _HEAD.pack(kind, number, size, micros)
+head_of: Callable[[Kind, int, int, int], bytes] = _HEAD.pack
+"""Returns the head of a frame: its kind, the number of its exchange, how many bytes follow, µs."""
 
 
 class FrameParser:

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 _AT_ONCE = 64 << 10
+_GATHER_SECONDS = 0.02
+"""For so long frames gather, unless there are many: to send each by itself takes most of the time
+that handing on takes."""
 _PAUSE_SECONDS = 0.2
 _STALLED_SECONDS = 10.0
 _AWAY_SECONDS = 15.0
@@ -68,9 +71,15 @@ class Handover:
 
     def put(self, kind: Kind, number: int, micros: int, data: bytes) -> bool:
         """Take a frame; False where there is no room for it."""
-        if self._closed or self._bytes + len(data) + FRAME_COST > self._max_bytes:
-            return kind is Kind.ABANDON and self._append(kind, number, micros, data)
-        return self._append(kind, number, micros, data)
+        size = len(data)
+        held = self._bytes + size + FRAME_COST
+        if (self._closed or held > self._max_bytes) and kind is not Kind.ABANDON:
+            return False
+        self._bytes = held
+        self._waiting.append((head_of(kind, number, size, micros), data))
+        if not self._wake.is_set():  # who waits looks for frames after each clear()
+            self._wake.set()
+        return True
 
     def close(self, seconds: float = 2.0) -> None:
         """Hand on what waits, within *seconds*."""
@@ -78,13 +87,6 @@ class Handover:
         self._wake.set()
         if self._thread is not None:
             self._thread.join(seconds)
-
-    def _append(self, kind: Kind, number: int, micros: int, data: bytes) -> bool:
-        self._waiting.append((head_of(kind, number, len(data), micros), data))
-        self._bytes += len(data) + FRAME_COST
-        if not self._wake.is_set():  # who waits looks for frames after each clear()
-            self._wake.set()
-        return True
 
     def _run(self) -> None:
         while not self._closed or self._waiting:
@@ -120,6 +122,8 @@ class Handover:
             self._wake.clear()
             if not self._waiting:
                 self._wake.wait()
+            if self._bytes < _AT_ONCE and not self._closed:
+                time.sleep(_GATHER_SECONDS)
             while self._waiting:
                 sock.sendall(self._taken())
                 time.sleep(0)  # where it never has to wait, the others would

@@ -54,11 +54,11 @@ class OllamaParser(ResponseParser):
         """Once the content has begun: the line that is the last, or an error."""
         return (
             not self.content_seen
-            or b'"done":true' in block
-            or b'"done": true' in block
-            or b'"error"' in block
-            or b'" :' in block
-            or b'":  ' in block
+            or block.find(b'"done":true') >= 0
+            or block.find(b'"done": true') >= 0
+            or block.find(b'"error"') >= 0
+            or block.find(b'" :') >= 0
+            or block.find(b'":  ') >= 0
         )
 
     def document(self, document: dict[str, Any]) -> None:

@@ -62,17 +62,19 @@ class ChatParser(ResponseParser):
     def may_matter(self, block: bytes) -> bool:
         """Once the content has begun: a reason to finish, usage, an error, the end."""
         if not self.content_seen:
-            self._usually_spaced = b'"choices":[' in block or b'"choices": [' in block
+            self._usually_spaced = (
+                block.find(b'"choices":[') >= 0 or block.find(b'"choices": [') >= 0
+            )
             return True
         # More than null, in both ways to space JSON that are in use: Azure mixes them in one
         # stream. With any other way each chunk is looked at.
         return (
             not self._usually_spaced
-            or b'"usage":{' in block
-            or b'"usage": {' in block
-            or b'"finish_reason":"' in block
-            or b'"finish_reason": "' in block
-            or b'"error"' in block
+            or block.find(b'"usage":{') >= 0
+            or block.find(b'"usage": {') >= 0
+            or block.find(b'"finish_reason":"') >= 0
+            or block.find(b'"finish_reason": "') >= 0
+            or block.find(b'"error"') >= 0
             or block.find(b"[DONE]", -_LONGEST_END) >= 0
         )
 

@@ -53,11 +53,11 @@ class ResponsesParser(ResponseParser):
         """Once the content has begun: the event that ends the response, or an error."""
         return (
             not self.content_seen
-            or b'"response.completed"' in block
-            or b'"response.incomplete"' in block
-            or b'"response.failed"' in block
-            or b'"error"' in block
-            or b'"codex.rate_limits"' in block
+            or block.find(b'"response.completed"') >= 0
+            or block.find(b'"response.incomplete"') >= 0
+            or block.find(b'"response.failed"') >= 0
+            or block.find(b'"error"') >= 0
+            or block.find(b'"codex.rate_limits"') >= 0
         )
 
     def event(self, event: dict[str, Any]) -> None:

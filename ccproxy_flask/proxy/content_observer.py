@@ -41,19 +41,24 @@ class ContentObservers:
     ) -> None:
         self._handover, self._paths = handover, paths
         self._providers, self._clients = providers, clients
+        self._takes_all = not any((*paths, *providers, *clients))
 
     def __call__(self, record: RequestRecord, head: RequestHead) -> ContentObserver | None:
         """Return the observer of one exchange, None where its content is not kept."""
         record.content = "off"
-        if (
-            head.provider is None  # refused
-            or not self._paths(head.path.partition("?")[0])
-            or not self._providers(head.provider)
-            or not self._clients(head.named.get("user-agent", ""))
-        ):
+        if head.provider is None:  # refused
+            return None
+        if not self._takes_all and not self._takes(head, head.provider):
             return None
         record.content = "dropped"  # until all of it was handed on
         return ContentObserver(self._handover, record)
+
+    def _takes(self, head: RequestHead, provider: str) -> bool:
+        return (
+            self._paths(head.path.partition("?")[0])
+            and self._providers(provider)
+            and self._clients(head.named.get("user-agent", ""))
+        )
 
 
 class ContentObserver(NullObserver):

@@ -132,7 +132,7 @@ class Observers:
     the others. Nobody is told twice of an answer's head, or of the end.
     """
 
-    __slots__ = ("_answered", "_ended", "_in_answers", "_in_requests", "_observers", "_request_id")
+    __slots__ = ("_answered", "_ended", "_heeding", "_observers", "_request_id")
 
     def __init__(
         self, factories: Iterable[ObserverFactory], record: RequestRecord, head: RequestHead
@@ -148,13 +148,14 @@ class Observers:
             else:
                 if observer is not None:
                     made.append(observer)
-        self._observers: Sequence[Observer] = made
-        self._pass_over()
+        self._observers = made
+        self._heeding = _heeding(tuple(map(type, made)))
         self._tell("request_head", head)
 
     def request_chunk(self, data: bytes, at: float) -> None:
         """Tell of a piece of the request's body."""
-        for observer in self._in_requests:
+        for place in self._heeding["request_chunk"]:
+            observer = self._observers[place]
             try:
                 observer.request_chunk(data, at)
             except Exception as error:  # noqa: BLE001  it must not break what it observes
@@ -170,7 +171,8 @@ class Observers:
 
     def response_chunk(self, data: bytes, at: float) -> None:
         """Tell of a piece of the answer's body."""
-        for observer in self._in_answers:
+        for place in self._heeding["response_chunk"]:
+            observer = self._observers[place]
             try:
                 observer.response_chunk(data, at)
             except Exception as error:  # noqa: BLE001  it must not break what it observes
@@ -183,24 +185,17 @@ class Observers:
             self._tell("end", record, error)
 
     def _tell(self, what: str, *facts: Any) -> None:
-        for observer in self._observers:
-            if _looks_away(observer, what):
-                continue
+        for place in self._heeding[what]:
+            observer = self._observers[place]
             try:
                 getattr(observer, what)(*facts)
             except Exception as error:  # noqa: BLE001  it must not break what it observes
                 self._drop(observer, what, error)
 
     def _drop(self, observer: Observer, what: str, error: Exception) -> None:
-        self._observers = [each for each in self._observers if each is not observer]
-        self._pass_over()
-        self._log_failure(observer, what, error)
-
-    def _pass_over(self) -> None:
-        """Find out once who does anything with the pieces of bodies: there are many of them."""
         made = self._observers
-        self._in_requests = [each for each in made if not _looks_away(each, "request_chunk")]
-        self._in_answers = [each for each in made if not _looks_away(each, "response_chunk")]
+        self._observers = [_NOBODY if each is observer else each for each in made]
+        self._log_failure(observer, what, error)
 
     def _log_failure(self, failed: object, what: str, error: Exception) -> None:
         name = getattr(failed, "__qualname__", type(failed).__qualname__)
@@ -213,11 +208,18 @@ class Observers:
         )
 
 
-def _looks_away(observer: Observer, what: str) -> bool:
-    """Tell whether *observer* does with such a call what :class:`NullObserver` does: nothing."""
-    return _inherits(type(observer), what) and what not in getattr(observer, "__dict__", ())
+_NOBODY = NullObserver()
 
 
-@lru_cache(maxsize=256)
-def _inherits(kind: type, what: str) -> bool:
-    return getattr(kind, what, None) is getattr(NullObserver, what)
+@lru_cache(maxsize=64)
+def _heeding(kinds: tuple[type, ...]) -> Mapping[str, Sequence[int]]:
+    """Return the places in *kinds* of those who do anything with a call, by its name."""
+    return {
+        what: tuple(place for place, kind in enumerate(kinds) if _heeds(kind, what))
+        for what in ("request_head", "request_chunk", "response_head", "response_chunk", "end")
+    }
+
+
+def _heeds(kind: type, what: str) -> bool:
+    # One with a dictionary may have a method of its own in it.
+    return kind.__dictoffset__ != 0 or getattr(kind, what, None) is not getattr(NullObserver, what)

@@ -81,7 +81,7 @@ def request_headers(environ: Mapping[str, Any]) -> Headers:
 def raw_target(environ: Mapping[str, Any]) -> tuple[str, str]:
     """Return path and query as the client wrote them."""
     target: str = environ.get("RAW_URI") or environ.get("REQUEST_URI") or ""
-    if not target.startswith("/"):  # absolute form, or a server that does not tell
+    if target[:1] != "/":  # absolute form, or a server that does not tell
         _scheme, found, rest = target.partition("://")
         slash = rest.find("/")
         target = rest[slash:] if found and slash >= 0 else environ["PATH_INFO"]

@@ -107,12 +107,15 @@ class PlainRequest(message.Request):  # type: ignore[misc]  # gunicorn is untype
             or data.translate(None, _VISIBLE) != b"\r\n" * (len(lines) - 1)
         ):
             return None
-        longest = self.limit_request_field_size - len("\r\n")
+        if len(data) > min(_LONGEST_REMEMBERED, self.limit_request_field_size - 2):
+            longest = self.limit_request_field_size - len("\r\n")
+            if any(len(line) > longest or line.find(":") > _LONGEST_NAME for line in lines):
+                return None
         upper, lower, once = [], [], set()
         for line in lines:
             name, colon, value = line.partition(":")
-            names = _plain_name(name) if colon and len(name) <= _LONGEST_NAME else None
-            if names is None or names[0] in once or len(line) > longest:
+            names = _plain_name(name)
+            if names is None or not colon or names[0] in once:
                 return None
             value = value.strip(" \t")
             upper.append((names[0], value))
@@ -274,7 +277,7 @@ _PLAIN_LINE = re.compile(
     rb"([A-Z]{3,16}) ((/(?:[!-\"$-.0->@-~][!-\"$->@-~]*)?)(?:\?([!-\"$-~]*))?) HTTP/1\.([01])"
 )
 _VISIBLE = bytes([9, *range(32, 127), *range(128, 256)])
-_LONGEST_NAME = 64
+_LONGEST_NAME, _LONGEST_REMEMBERED = 64, 4096
 
 
 @functools.lru_cache(maxsize=1024)

@@ -53,7 +53,7 @@ class EventStream:
             data = self._held + data
             self._held = b""
         tail = b""
-        if b"\r" in data:
+        if data.find(b"\r") >= 0:
             data, tail = _with_plain_line_ends(data)
         if self._in_long_line:
             data = self._long_line_goes_on(data)

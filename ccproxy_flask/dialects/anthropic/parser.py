@@ -44,7 +44,7 @@ class MessagesParser(ResponseParser):
     def may_matter(self, block: bytes) -> bool:
         """Of a stream whose content has begun only message_start/_delta/_stop and error count."""
         # A quote inside a text is escaped: neither can be part of what the model wrote.
-        return not self.content_seen or b'"message_' in block or b'"error"' in block
+        return not self.content_seen or block.find(b'"message_') >= 0 or block.find(b'"error"') >= 0
 
     def event(self, event: dict[str, Any]) -> None:
         """Take note of one event; the usage of a later one replaces field by field."""
