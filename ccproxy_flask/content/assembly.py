@@ -15,10 +15,12 @@ from ccproxy_flask.credentials import Credentials
 from ccproxy_flask.usage.decode import Decoder, Undecodable
 
 from . import conversation
+from .cache_diagnostics import diagnostics, may_tell
 from .coding import decoded, way_of
 from .context import context_of
 from .day_file import Exchange
 from .pieces import cut, cut_stream
+from .prompt import prompt_of
 from .secrets import Span, secret_spans, stream_spans, take_out
 
 if TYPE_CHECKING:
@@ -82,8 +84,12 @@ def assembled(raw: RawExchange, are_new: AreNew) -> Exchange:
         "response": response.facts | {"streams": streams},
     }
     api = head.get("api", "other")
-    asked = conversation.parsed_request(api, as_json(request.said))
+    document = as_json(request.said)
+    asked = conversation.parsed_request(api, document)
     facts["context"] = context_of(asked)
+    prompt = prompt_of(api, document, facts["request_headers"])
+    told = diagnostics(_documents(response.said, streams)) if may_tell(response.said) else {}
+    facts["cache"] = {"settings": prompt.settings, "marks": prompt.marks, **told}
     session_id = raw.end.get("session_id")
     said = answer_of(api, response.said, streams)
     texts = _texts(asked, said, request, are_new)
@@ -96,6 +102,7 @@ def assembled(raw: RawExchange, are_new: AreNew) -> Exchange:
         response.pieces,
         times,
         texts,
+        prompt.parts,
     )
 
 
@@ -279,6 +286,10 @@ def answer_document(api: str, said: bytes, streams: bool) -> Json | None:
 def answer_of(api: str, said: bytes, streams: bool) -> Json | None:
     """Return the answer in the body *said*, in the shape of :mod:`ccproxy_flask.dialects.said`."""
     return conversation.parsed_answer(api, answer_document(api, said, streams))
+
+
+def _documents(said: bytes, streams: bool) -> list[Any]:
+    return list(events_of(said)) if streams else [as_json(said)]
 
 
 def _header(head: dict[str, Any], name: str) -> str:

@@ -20,7 +20,8 @@ _FIRST_WORDS = 160
 # (Claude Code 2.1, Codex 0.144; 2026-11).
 _NOT_SAID = ("<", "# AGENTS.md", "Caveat: The messages below")
 _KINDS = {"thinking": "thinking", "tool_result": "tool_results"}
-_MEDIA = ("image", "document")
+MEDIA = "media"
+_MEDIA_TYPES = ("image", "document")
 
 
 def context_of(conversation: Json) -> Json:
@@ -34,11 +35,10 @@ def context_of(conversation: Json) -> Json:
     for tool in conversation["tools"]:
         server = server_of(tool["name"])
         tools[server] = tools.get(server, 0) + tool["bytes"]
-    found["system"] = sum(map(_size, conversation["system"]))
+    found["system"] = sum(map(size_of, conversation["system"]))
     for message in conversation["messages"]:
         for block in message["blocks"]:
-            kind = "media" if block["type"] in _MEDIA else _KINDS.get(block["type"], "messages")
-            found[kind] += _size(block)
+            found[kind_of(block)] += size_of(block)
     return found | {"tools": tools}
 
 
@@ -49,8 +49,14 @@ def server_of(tool: str) -> str:
     return server[:64] if head == "mcp" and mark else BUILT_IN
 
 
-def _size(block: Json) -> int:
-    if block["type"] in _MEDIA:
+def kind_of(block: Json) -> str:
+    """Return which part of a context a *block* of a message counts for."""
+    return MEDIA if block["type"] in _MEDIA_TYPES else _KINDS.get(block["type"], "messages")
+
+
+def size_of(block: Json) -> int:
+    """Return the bytes that a *block* counts for."""
+    if block["type"] in _MEDIA_TYPES:
         return min(block.get("bytes") or _MEDIA_BYTES, _MEDIA_BYTES)
     given = block.get("input")
     size = len(orjson.dumps(given)) if given is not None else 0

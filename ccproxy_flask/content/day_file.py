@@ -19,11 +19,15 @@ from urllib.parse import quote
 import orjson
 import zstandard
 
+from . import prompt_table
+from .prompt import Prompt, PromptPart
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
-_SCHEMA = """
+_SCHEMA = (
+    """
 CREATE TABLE IF NOT EXISTS dictionary (id INTEGER PRIMARY KEY, data BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS piece (
     id INTEGER PRIMARY KEY, hash BLOB NOT NULL UNIQUE, dictionary INTEGER, data BLOB NOT NULL);
@@ -35,6 +39,8 @@ CREATE TABLE IF NOT EXISTS said (id INTEGER PRIMARY KEY, exchange INTEGER NOT NU
 CREATE VIRTUAL TABLE IF NOT EXISTS words USING fts5 (
     text, content='', columnsize=0, detail=none, tokenize='unicode61');
 """
+    + prompt_table.SCHEMA
+)
 # A power cut may cost the last seconds, never the file (SQLite's documentation of WAL mode).
 _SETTINGS = (
     "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA cache_size=-8192;"
@@ -59,7 +65,8 @@ class Exchange:
     """What is kept of one exchange. Bodies are what may be kept of them, cut into pieces.
 
     *at* is µs since 1970; *facts* are JSON; *times* are (offset, µs since *at*) of the pieces of
-    the response as they came; *texts* are what is to be found by a search: (part, text).
+    the response as they came; *texts* are what is to be found by a search: (part, text); *prompt*
+    is what the request is made of for a cache.
     """
 
     request_id: str
@@ -70,6 +77,7 @@ class Exchange:
     response: Sequence[bytes] = ()
     times: Sequence[tuple[int, int]] = ()
     texts: Sequence[tuple[str, str]] = ()
+    prompt: Sequence[PromptPart] = ()
 
 
 class Damaged(sqlite3.DatabaseError):
@@ -90,6 +98,7 @@ class DayFile:
         self.path = path
         self._inode = 0 if read_only else _inode_of(path)
         self._db = _opened_to_read(path) if read_only else _connected(path, "mode=rw")
+        self._prompts = prompt_table.PromptTable(self._db)
         self._packers: dict[int, zstandard.ZstdCompressor] = {}
         self._unpackers: dict[int, zstandard.ZstdDecompressor] = {}
         self._samples: list[bytes | bytearray | memoryview[int]] = []
@@ -150,7 +159,8 @@ class DayFile:
             _packed_ids([self._piece_id(piece) for piece in pieces])
             for pieces in (exchange.request, exchange.response)
         )
-        facts = _pack_plain(orjson.dumps(exchange.facts))
+        runs = {"prompt": self._prompts.add(exchange.prompt)} if exchange.prompt else {}
+        facts = _pack_plain(orjson.dumps(exchange.facts | runs))
         times = _pack_plain(_varints(_steps(exchange.times)))
         row = (exchange.request_id, exchange.at, exchange.session_id, facts)
         (number,) = self._db.execute(
@@ -225,6 +235,21 @@ class DayFile:
         rows = (self._db.execute(asked, (each,)).fetchone() for each in request_ids)
         return {row[0]: orjson.loads(_unpack_plain(row[1])) for row in rows if row is not None}
 
+    def prompts(self, request_ids: Sequence[str]) -> dict[str, tuple[dict[str, Any], Prompt]]:
+        """Return the facts of those of the exchanges that are here, and what a cache looks at.
+
+        Raises Damaged.
+        """
+        found = self.facts(request_ids)
+        try:
+            parts = self._prompts.read(facts.get("prompt", ()) for facts in found.values())
+        except (ValueError, LookupError, TypeError) as error:
+            raise Damaged(f"a prompt in {self.path.name} is damaged: {error}") from error
+        return {
+            request_id: (facts, _prompt(facts, some))
+            for (request_id, facts), some in zip(found.items(), parts, strict=True)
+        }
+
     def session(self, session_id: str) -> list[str]:
         """Return the ids of the requests of a session, in order."""
         asked = "SELECT request_id FROM exchange WHERE session_id = ? ORDER BY at, id"
@@ -289,6 +314,11 @@ class DayFile:
                 dict_data=self._dictionary(dictionary)
             )
         return self._unpackers[dictionary]
+
+
+def _prompt(facts: dict[str, Any], parts: Sequence[PromptPart]) -> Prompt:
+    cache = facts.get("cache") or {}
+    return Prompt(parts, cache.get("settings", {}), cache.get("marks", ()))
 
 
 def as_match(question: str) -> str:

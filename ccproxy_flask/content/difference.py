@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 Json = dict[str, Any]
 
 # Markers of caching and of billing move from turn to turn, and are no part of what is cached.
-_MOVING_MEMBERS = frozenset({"cache_control"})
+_MOVING_MEMBERS = frozenset({"cache_control", "prompt_cache_breakpoint"})
 _MOVING_BLOCK = "x-anthropic-billing-header"
 _LONGEST_SHOWN = 2_000
 _SETTINGS_LEFT_OUT = frozenset(
@@ -74,8 +74,8 @@ def _named(
     before: Sequence[Any], after: Sequence[Any], old: Sequence[bytes], new: Sequence[bytes]
 ) -> list[Json]:
     """Return the tools that differ, by name; one that only moved is ``moved``."""
-    was = {_name(tool, index): (index, old[index]) for index, tool in enumerate(before)}
-    now = {_name(tool, index): (index, new[index]) for index, tool in enumerate(after)}
+    was = {name_of_tool(tool, index): (index, old[index]) for index, tool in enumerate(before)}
+    now = {name_of_tool(tool, index): (index, new[index]) for index, tool in enumerate(after)}
     found = []
     for name, (index, text) in now.items():
         if name not in was:
@@ -143,25 +143,29 @@ def _first_difference(was: bytes, now: bytes) -> int:
 
 def _canonical(parts: Sequence[Any]) -> list[bytes]:
     return [
-        orjson.dumps(_still(part), option=orjson.OPT_SORT_KEYS)
+        orjson.dumps(without_marks(part), option=orjson.OPT_SORT_KEYS)
         for part in parts
-        if not _is_moving(part)
+        if not is_moving(part)
     ]
 
 
-def _is_moving(part: Any) -> bool:
+def is_moving(part: Any) -> bool:
+    """Tell whether *part* is a block that moves from turn to turn, and is not cached."""
     text = part.get("text") if isinstance(part, dict) else None
     return isinstance(text, str) and text.startswith(_MOVING_BLOCK)
 
 
-def _still(value: Any) -> Any:
-    """Return *value* without what moves from turn to turn."""
+def without_marks(value: Any) -> Any:
+    """Return *value* without the marks of caching, which move from turn to turn."""
     if isinstance(value, dict):
-        return {name: _still(each) for name, each in value.items() if name not in _MOVING_MEMBERS}
-    return [_still(each) for each in value] if isinstance(value, list) else value
+        return {
+            name: without_marks(each) for name, each in value.items() if name not in _MOVING_MEMBERS
+        }
+    return [without_marks(each) for each in value] if isinstance(value, list) else value
 
 
-def _name(tool: Any, index: int) -> str:
+def name_of_tool(tool: Any, index: int) -> str:
+    """Return what a *tool* is called; its place, where it has no name."""
     tool = tool if isinstance(tool, dict) else {}
     inner = tool.get("function") if isinstance(tool.get("function"), dict) else tool
     return str(inner.get("name") or tool.get("type") or index)

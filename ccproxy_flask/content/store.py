@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
+    from .prompt import Prompt
+
 log = structlog.get_logger(__name__)
 
 _NAME = re.compile(r"(\d{4}-\d\d-\d\d)(?:\.(\d+))?\.sqlite(\.damaged)?")
@@ -189,6 +191,16 @@ class ContentStore:
             for path, _, _ in self._files(day):
                 with _reading(path) as file:
                     found |= file.facts(some) if file is not None else {}
+        return found
+
+    def prompts(self, request_ids: Iterable[str]) -> dict[str, tuple[dict[str, Any], Prompt]]:
+        """Return of those of the exchanges that are kept the facts, and what a cache looks at, by
+        request id. Raises sqlite3.Error."""
+        found: dict[str, tuple[dict[str, Any], Prompt]] = {}
+        for day, ids in _days_of(request_ids).items():
+            for path, _, _ in self._files(day):
+                with _reading(path) as file:
+                    found |= {} if file is None else file.prompts(ids)
         return found
 
     def exchanges(self, request_ids: Iterable[str]) -> dict[str, Exchange]:
