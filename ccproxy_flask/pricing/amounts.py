@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
+from .rates import tier_for
+
 if TYPE_CHECKING:
     from ccproxy_flask.usage import Usage
 
@@ -39,7 +41,7 @@ class _Unpriced(Exception):
 def priced(usage: Usage, tiers: Tiers, source: str) -> Price | None:
     """Return what *usage* costs, estimated from *source*; None where a price is missing."""
     whole = usage.tokens_input + usage.cache_read_tokens + usage.cache_write_tokens
-    rates = next(rates for start, rates in tiers if whole > start)
+    rates = tier_for(tiers, whole)
     try:
         input_, output, cache = (
             _input(usage, rates).scaleb(_MTOK),

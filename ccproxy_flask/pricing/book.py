@@ -13,13 +13,15 @@ from genai_prices.data_snapshot import find_provider_by_id, get_snapshot
 
 from .amounts import Price, priced
 from .overrides import OVERRIDES
-from .rates import HALVES_BATCHES, Entry, rates_at
+from .rates import HALVES_BATCHES, Entry, rates_at, tier_for
 from .vendors import BILLS_IN_ANSWER, find, is_anybodys, vendor_id
 
 if TYPE_CHECKING:
     from datetime import datetime
 
     from ccproxy_flask.usage import Usage
+
+    from .rates import Rates
 
 SOURCE_PROVIDER = "provider"
 SOURCE_TABLE = f"prices:{version('genai-prices')}"
@@ -53,9 +55,7 @@ class PriceBook:
         lacks the prices of *format_vendor* hold, who made the wire format. *model* is what the
         answer named, *at* the request's time. Never raises.
         """
-        vendor = vendor_id(provider, url.partition("?")[0], model_requested)
-        if vendor is None and not is_anybodys(model or model_requested):
-            vendor = format_vendor
+        vendor = _vendor(provider, format_vendor, url, model, model_requested)
         billed = usage.provider_cost_usd if vendor in BILLS_IN_ANSWER else None
         names = (model, model_requested)
         try:
@@ -78,20 +78,53 @@ class PriceBook:
     ) -> Price | None:
         tier = None if usage.service_tier in _USUAL_TIERS else usage.service_tier
         batch = batch or tier == "batch"
-        key = (vendor, names, tier, usage.speed, batch)
-        try:
-            entry = self._entries[key]
-        except KeyError:
-            entry = _entry_for(vendor, names, tier, usage.speed, batch=batch)
-            if len(self._entries) >= _MOST_MODELS:
-                self._entries.clear()
-            self._entries[key] = entry
+        entry = self._entry(vendor, names, tier, usage.speed, batch)
         if entry is None:
             return None
         price = priced(usage, rates_at(entry, at), SOURCE_TABLE)
         if price is None or not usage.extra_models:
             return price
         return self._with_extras(price, vendor, usage, at, batch=batch)
+
+    def rates(
+        self,
+        provider: str | None,
+        format_vendor: str | None,
+        tokens: int,
+        *,
+        model: str | None,
+        model_requested: str | None,
+        at: datetime,
+        url: str = "",
+    ) -> Rates | None:
+        """Return the usual rates for an input of so many *tokens* in all, None where unknown.
+
+        The others are those of :meth:`price`. Never raises.
+        """
+        vendor = _vendor(provider, format_vendor, url, model, model_requested)
+        try:
+            entry = vendor and self._entry(vendor, (model, model_requested), None, None, False)
+            return tier_for(rates_at(entry, at), tokens) if entry else None
+        except Exception:  # noqa: BLE001 a price must never cost a record its other figures
+            return None
+
+    def _entry(
+        self,
+        vendor: str,
+        names: tuple[str | None, str | None],
+        tier: str | None,
+        speed: str | None,
+        batch: bool,
+    ) -> Entry | None:
+        key = (vendor, names, tier, speed, batch)
+        try:
+            return self._entries[key]
+        except KeyError:
+            entry = _entry_for(vendor, names, tier, speed, batch=batch)
+            if len(self._entries) >= _MOST_MODELS:
+                self._entries.clear()
+            self._entries[key] = entry
+            return entry
 
     def _with_extras(
         self, price: Price, vendor: str, usage: Usage, at: datetime, *, batch: bool
@@ -103,6 +136,17 @@ class PriceBook:
                 return None
             total += part.total
         return Price(price.input, price.output, price.cache, total, price.source)
+
+
+def _vendor(
+    provider: str | None,
+    format_vendor: str | None,
+    url: str,
+    model: str | None,
+    model_requested: str | None,
+) -> str | None:
+    found = vendor_id(provider, url.partition("?")[0], model_requested)
+    return format_vendor if found is None and not is_anybodys(model or model_requested) else found
 
 
 def _entry_for(

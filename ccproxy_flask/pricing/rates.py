@@ -66,6 +66,11 @@ def rates_at(entry: Entry, at: datetime) -> Tiers:
     return tiers
 
 
+def tier_for(tiers: Tiers, tokens: int) -> Rates:
+    """Return the rates that hold for an input of so many *tokens*."""
+    return next(rates for start, rates in tiers if tokens > start)
+
+
 def _prices_at(entry: Entry, at: datetime) -> dict[str, Decimal | TieredPrices]:
     when = _without_peak(at) if entry.vendor.id == "deepseek" else at
     prices = _given(entry.model.get_prices(when, entry.context))
