@@ -32,7 +32,7 @@ from ccproxy_flask.caching.prices import InputPricing
 from ccproxy_flask.caching.verdict import Verdict, verdict_on
 from ccproxy_flask.content.cache_diagnostics import diagnostics, may_tell
 
-PRICING = InputPricing({})
+PRICING = InputPricing()
 FIRST = {
     ANTHROPIC: (100, 0, 50_000),
     CHAT: (50_000, 0, 0),

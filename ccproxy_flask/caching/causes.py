@@ -1,9 +1,14 @@
-"""Why less was read from a cache than could have been: one word of a closed list."""
+"""The words of verdicts and rents, each of a closed list."""
 
 from __future__ import annotations
 
 from typing import Literal, get_args
 
+Section = Literal["tools", "system", "messages"]
+SECTIONS: tuple[Section, ...] = get_args(Section)
+"""What a prompt is made of, in the order in which it is cached."""
+KINDS = ("tools", "system", "messages", "tool_results", "thinking", "media")
+"""What rents are summed up by."""
 SettingCause = Literal[
     "model", "beta_headers", "effort", "speed", "search", "citations", "tool_choice", "thinking",
     "images", "service_tier", "cache_key", "response_format", "cached_content",
@@ -27,3 +32,4 @@ Excuse = Literal[
 """Nothing could have been read: no miss."""
 Cause = Literal[PartCause, SettingCause, OtherCause, Excuse]
 CAUSES: tuple[Cause, ...] = get_args(Cause)
+"""Why less was read from a cache than could have been, or why nothing could."""

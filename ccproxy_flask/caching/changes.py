@@ -7,15 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from ccproxy_flask.content.prompt import member_of
 
-from .rules import SECTIONS
+from .causes import SECTIONS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ccproxy_flask.content.prompt import Prompt, PromptPart
 
-    from .causes import Cause
-    from .rules import Section
+    from .causes import Cause, Section
     from .turns import Turn
 
 Json = dict[str, Any]

@@ -39,8 +39,8 @@ class InputPrices(NamedTuple):
 class InputPricing:
     """Tells what requests paid for their input. *base_urls*: by the provider's name."""
 
-    def __init__(self, base_urls: Mapping[str, str]) -> None:
-        self._base_urls = base_urls
+    def __init__(self, base_urls: Mapping[str, str] | None = None) -> None:
+        self._base_urls = base_urls or {}
         self._book: PriceBook | None = None
 
     def prices(self, row: Mapping[str, Any]) -> InputPrices | None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ccproxy_flask.content.context import server_of
 
+from .causes import KINDS
 from .changes import same_parts
 
 if TYPE_CHECKING:
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
     from .turns import Turn
 
 Json = dict[str, Any]
-KINDS = ("tools", "system", "messages", "tool_results", "thinking", "media")
-"""What rents are summed up by."""
 _MOST_LISTED = 50
 _DIGITS = 10
 _ZERO = Decimal(0)

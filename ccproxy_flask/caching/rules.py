@@ -9,14 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from .causes import SettingCause
+from .causes import SECTIONS, Section, SettingCause
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-Section = Literal["tools", "system", "messages"]
-SECTIONS: tuple[Section, ...] = ("tools", "system", "messages")
-"""What a prompt is made of, in the order in which it is cached."""
 _DATED = r"(?:[-@]\d{4}-?\d{2}-?\d{2})?"
 
 

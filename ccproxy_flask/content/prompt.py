@@ -13,15 +13,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 
+from ccproxy_flask.dialects.said import SYSTEM_ROLES
+
 from .context import MEDIA, kind_of, size_of
-from .conversation import as_request_parts, parsed_request
+from .conversation import as_request_parts, parsed_request, said_in
 from .difference import is_moving, name_of_tool, without_marks
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
 Json = dict[str, Any]
-_SYSTEM_ROLES = ("system", "developer")
 # Tools that are switches: they change the system prompt (Anthropic, "Prompt caching", What
 # invalidates the cache, 2026-11).
 _SWITCH = "web_search_"
@@ -29,8 +30,6 @@ _LONGEST_VALUE = 64
 _LEFT_OUT = frozenset(
     {"metadata", "stream", "stream_options", "user", "safety_identifier", "diagnostics"}
 )
-_BLOCKS = {"anthropic_messages": "content", "gemini": "parts"}
-"""Where the blocks of a message stand, in formats where clients add some to a message they sent."""
 _MARKS = ("cache_control", "prompt_cache_breakpoint")
 
 
@@ -109,11 +108,9 @@ def _declared(tools: Sequence[Any]) -> Iterator[Json]:
 
 
 def _system(api: str, system: Sequence[Any]) -> Iterator[_Marked]:
-    blocks = [
-        each
-        for one in system
-        for each in _as_blocks(one.get("parts") if api == "gemini" and "parts" in one else one)
-    ]
+    inner = said_in(api).blocks
+    found = (one.get(inner, one) if isinstance(one, dict) else one for one in system)
+    blocks = [raw for one in found for raw in _as_blocks(one)]
     for raw in blocks:
         if not is_moving(raw):
             size = sum(map(size_of, _parsed({"messages": [{"role": "user", "content": [raw]}]})))
@@ -125,7 +122,7 @@ def _messages(api: str, messages: Sequence[Any]) -> Iterator[_Marked]:
     is_system = True
     for message in messages:
         role = str(message.get("role") or "user") if isinstance(message, dict) else "user"
-        is_system = is_system and role in _SYSTEM_ROLES
+        is_system = is_system and role in SYSTEM_ROLES
         for number, (raw, alone) in enumerate(_members(api, role, message)):
             blocks = _parsed(alone, api)
             names |= {str(b["id"]): b["name"] for b in blocks if b["type"] == "tool_use"}
@@ -139,15 +136,13 @@ def _messages(api: str, messages: Sequence[Any]) -> Iterator[_Marked]:
 
 def _members(api: str, role: str, message: Any) -> Iterator[tuple[Any, Json]]:
     """Give the parts of a message, each also as the only one of a request."""
-    name = _BLOCKS.get(api)
-    if name is None or not isinstance(message, dict):
-        place = "input" if api == "openai_responses" else "messages"
-        is_text = isinstance(message, str)
-        yield _as_message(message), {place: message if is_text else [message]}
+    said = said_in(api)
+    if said.blocks is None or not isinstance(message, dict):
+        alone = message if isinstance(message, str) else [message]
+        yield _as_message(message), {said.messages: alone}
         return
-    place = "contents" if api == "gemini" else "messages"
-    for raw in _as_blocks(message.get(name)):
-        yield raw, {place: [{"role": role, name: [raw]}]}
+    for raw in _as_blocks(message.get(said.blocks)):
+        yield raw, {said.messages: [{"role": role, said.blocks: [raw]}]}
 
 
 def _part(

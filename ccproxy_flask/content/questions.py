@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from .day_file import Exchange
+    from .prompt import Prompt
     from .store import ContentStore
 
 _MOST_FIRST_WORDS = 10_000
@@ -44,10 +45,9 @@ class ContentQuestions:
         before = self._previous(exchange) if other == "previous" else self._exchange(other)
         return orjson.dumps(view.compared(before, exchange))
 
-    def contexts(self, request_ids: Iterable[str]) -> dict[str, Any]:
-        """Return what the contexts of requests are made of (:mod:`.context`), by request id."""
-        found = self._store.facts(request_ids)
-        return {request_id: facts.get("context") for request_id, facts in found.items()}
+    def prompts(self, request_ids: Iterable[str]) -> dict[str, tuple[dict[str, Any], Prompt]]:
+        """Return the facts of requests, and what a cache looks at in them, by request id."""
+        return self._store.prompts(request_ids)
 
     def first_words(self, request_id: str) -> str | None:
         """Return how the person began the conversation that a request carries; None: not kept."""

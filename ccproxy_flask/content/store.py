@@ -180,19 +180,6 @@ class ContentStore:
                     return found
         return None
 
-    def facts(self, request_ids: Iterable[str]) -> dict[str, dict[str, Any]]:
-        """Return the facts of those of the exchanges that are kept, by request id."""
-        by_day: dict[str, list[str]] = {}
-        for request_id in request_ids:
-            if _REQUEST_ID.fullmatch(request_id):
-                by_day.setdefault(_day_of(request_id), []).append(request_id)
-        found: dict[str, dict[str, Any]] = {}
-        for day, some in by_day.items():
-            for path, _, _ in self._files(day):
-                with _reading(path) as file:
-                    found |= file.facts(some) if file is not None else {}
-        return found
-
     def prompts(self, request_ids: Iterable[str]) -> dict[str, tuple[dict[str, Any], Prompt]]:
         """Return of those of the exchanges that are kept the facts, and what a cache looks at, by
         request id. Raises sqlite3.Error."""

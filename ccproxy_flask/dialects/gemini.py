@@ -271,7 +271,12 @@ DIALECT = Dialect(
     asks_for_stream=_asks_for_stream,
     price_vendor="google",
     said=said.Said(
-        _request, _answer, _put_together, messages="contents", system="systemInstruction"
+        _request,
+        _answer,
+        _put_together,
+        messages="contents",
+        system="systemInstruction",
+        blocks="parts",
     ),
     shown=_SHOWN,
 )

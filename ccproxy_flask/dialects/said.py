@@ -53,6 +53,8 @@ class Said(NamedTuple):
     """The member that has the messages."""
     system: str = "system"
     """The member that has the instructions."""
+    blocks: str | None = None
+    """The member of a message that has its blocks, where clients add some to one they sent."""
     earlier: Callable[[Json], Earlier | None] = _none
     """A request's document -> what it goes on from; None where it has everything itself."""
     whole: Callable[[Json, Json | None, Json], Json] = _as_sent

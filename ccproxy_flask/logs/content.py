@@ -1,4 +1,4 @@
-"""The endpoints about what was said: content, what changed, search (docs/logs-api.md).
+"""The endpoints about what was said: content, what changed, caches, search (docs/logs-api.md).
 
 The recorder reads, parses and searches; this passes its answers on.
 """
@@ -9,9 +9,10 @@ from flask import Response, request
 
 from ccproxy_flask.access import error_response
 from ccproxy_flask.errors import ContentNotKept
+from ccproxy_flask.filters.values import LONGEST_TEXT
 
-from .parameters import Content, Diff, Search, read
-from .routes import blueprint, content_source
+from .parameters import Content, Diff, Search, no_parameters, read
+from .routes import blueprint, content_source, json_response
 
 NOT_KEPT = (
     "What was said in this request is not kept: CAPTURE__CONTENT was off, it was not chosen or "
@@ -43,6 +44,16 @@ def diff(request_id: str) -> Response:
     asked = read(Diff, request.args)
     found = content_source().content("/diff", request_id=request_id, other=asked.other)
     return Response(found, mimetype="application/json")
+
+
+@blueprint.get("/entries/<request_id>/cache")
+def cache(request_id: str) -> Response:
+    """Why the cache missed in one request, and what that cost."""
+    no_parameters(request.args)
+    found = content_source().cache(request_id) if len(request_id) <= LONGEST_TEXT else None
+    if found is None:
+        return error_response(404, "not_found", "There is no request with this id.")
+    return json_response(found)
 
 
 @blueprint.get("/search")

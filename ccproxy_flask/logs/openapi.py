@@ -123,6 +123,7 @@ def _paths() -> dict[str, Any]:
         "/logs/entries/{request_id}": {"get": _one_entry()},
         "/logs/entries/{request_id}/content": {"get": _of_entry("content", Content, "Content")},
         "/logs/entries/{request_id}/diff": {"get": _of_entry("diff", Diff, "Difference")},
+        "/logs/entries/{request_id}/cache": {"get": _cache()},
         "/logs/search": {"get": _search()},
         "/logs/query": {"get": _rows("query", "Records, newest first, page after page", "Query")},
         "/logs/analytics": {"get": _rows("analytics", "Figures over a time", "Analytics")},
@@ -196,6 +197,11 @@ def _one_entry() -> dict[str, Any]:
     parameter["schema"] = TypeAdapter(Text).json_schema()
     operation = _operation("entry", "One record", reference("Row"))
     return operation | {"parameters": [parameter]}
+
+
+def _cache() -> dict[str, Any]:
+    operation = _operation("cache", "Why the cache missed, and what it cost", reference("Cache"))
+    return operation | {"parameters": _one_entry()["parameters"]}
 
 
 def _one_session() -> dict[str, Any]:

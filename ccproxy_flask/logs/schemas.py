@@ -6,6 +6,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any, get_args
 
+from ccproxy_flask.caching.causes import CAUSES, KINDS, SECTIONS
 from ccproxy_flask.errors import ERROR_TYPES
 from ccproxy_flask.record import COLUMN_TYPES, COLUMNS
 from ccproxy_flask.store.analytics import NAMES
@@ -60,6 +61,9 @@ def schemas() -> dict[str, Schema]:
         "Context": _context(),
         "Content": _content(),
         "Difference": _difference(),
+        "Cache": _cache(),
+        "CacheVerdict": _cache_verdict(),
+        "Rent": _rent(),
         "Found": _found(),
         "Error": _object({"error": _object(_fields(_TEXT, "type", "message"))}),
         "Problems": _problems(),
@@ -111,6 +115,54 @@ def _difference() -> Schema:
         _fields(_TEXT, "before", "after")
         | {"same_prefix": _FLAG, "first": part | {"type": ["object", "null"]}}
         | {"parts": _list(part), "settings": _named({"type": "array"})}
+    )
+
+
+def _cache() -> Schema:
+    row = _row()["properties"]
+    names = ("request_id", "conversation_id", "timestamp", "model", "provider")
+    return _object({name: row[name] for name in names} | {"cache_verdict": _verdict_or_null()})
+
+
+def _verdict_or_null() -> Schema:
+    return {"anyOf": [reference("CacheVerdict"), {"type": "null"}]}
+
+
+def _cache_verdict() -> Schema:
+    place = {"section": _TEXT | {"enum": list(SECTIONS)}, "index": _COUNT_OR_NULL, "name": _TEXT}
+    told = {"reason": _TEXT_OR_NULL, "tokens_missed": _COUNT_OR_NULL}
+    return _object(
+        {
+            "is_miss": _FLAG,
+            "cause": _TEXT_OR_NULL | {"enum": [*CAUSES, None]},
+            "evidence": _TEXT | {"enum": ["content", "usage"]},
+            "previous_request_id": _TEXT_OR_NULL,
+            "changed": _or_null(_object(place | {"change": _TEXT_OR_NULL})),
+            **_fields(_AMOUNT_OR_NULL, "idle_seconds", "ttl_seconds"),
+            **_fields(_COUNT, "tokens_expected", "tokens_read", "tokens_missed"),
+            "cost_usd": {"type": ["number", "null"]},
+            "provider": _or_null(_object(told)),
+        }
+    )
+
+
+def _or_null(schema: Schema) -> Schema:
+    return schema | {"type": [schema["type"], "null"]}
+
+
+def _rent() -> Schema:
+    """What parts of the contexts of a session cost; amounts are USD."""
+    amount: Schema = {"type": "number"}
+    shares = _fields(amount, "definition_usd", "results_usd", "cost_usd")
+    counts = _fields(_COUNT, "bytes", "tokens", "turns")
+    tool = _fields(_TEXT, "name", "server")
+    result = tool | counts | {"cost_usd": amount, "request_id": _TEXT}
+    return _object(
+        _fields(amount, "input_cost_usd", "unattributed_usd")
+        | {"parts": _object(_fields(amount, *KINDS))}
+        | {"servers": _list(_object({"server": _TEXT, "tools": _COUNT} | shares))}
+        | {"tools": _list(_object(tool | shares | {"results": _COUNT}))}
+        | {"results": _list(_object(result))}
     )
 
 
@@ -219,8 +271,10 @@ def _sessions() -> Schema:
 
 
 def _session_turns() -> Schema:
-    counts = _fields(_COUNT, "total_count", "limit", "offset")
-    return _object(_session() | {"tree": _list(reference("Agent"))} | counts)
+    counts = _fields(_COUNT, "total_count", "limit", "offset", "judged_requests")
+    sums = {"cache_misses": _named(_COUNT), "cache_miss_cost_usd": {"type": "number"}}
+    tree = {"tree": _list(reference("Agent")), "rent": reference("Rent")}
+    return _object(_session() | tree | sums | counts)
 
 
 def _agent() -> Schema:
@@ -228,6 +282,7 @@ def _agent() -> Schema:
     turn = {name: row[name] for name in TURN_COLUMNS}
     turn |= {"context_tokens": _INTEGER | {"type": ["integer", "null"]}}
     turn |= {"context": {"anyOf": [reference("Context"), {"type": "null"}]}}
+    turn |= {"cache_verdict": _verdict_or_null()}
     return _object(
         _fields(_TEXT_OR_NULL, "agent_id", "parent_agent_id")
         | {"turns": _list(_object(turn)), "agents": _list(reference("Agent"))}

@@ -16,6 +16,7 @@ from .content_rows import UNREADABLE, ContentRows
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from ccproxy_flask.content.prompt import Prompt
     from ccproxy_flask.settings import Settings
     from ccproxy_flask.store.base import RecordingStore
 
@@ -79,10 +80,11 @@ class ContentKeeping:
         except UNREADABLE:
             return 0  # nobody knows what is kept: later
 
-    def contexts(self, request_ids: Iterable[str]) -> dict[str, Any]:
-        """Return what the contexts of requests are made of, as far as that is kept."""
+    def prompts(self, request_ids: Iterable[str]) -> dict[str, tuple[dict[str, Any], Prompt]]:
+        """Return the facts of requests, and what a cache looks at in them, as far as that is
+        kept."""
         try:
-            return self._questions.contexts(request_ids)
+            return self._questions.prompts(request_ids)
         except UNREADABLE as error:
             log.warning("content_not_read", reason=str(error))
             return {}

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from ccproxy_flask import __version__
+from ccproxy_flask.caching.prices import InputPricing
 from ccproxy_flask.errors import StoreUnavailable
 from ccproxy_flask.folders import make_private
 from ccproxy_flask.journal.failure import clear_failure
@@ -126,7 +127,9 @@ class Recorder:
         if socket.parent != self._directory:
             private_directory(socket.parent)
         self._content = ContentKeeping(self._settings, self._observer.content_dropped)
-        server = LaneServers(socket, self, self._content)
+        providers = self._settings.providers.items()
+        pricing = InputPricing({name: one.base_url for name, one in providers})
+        server = LaneServers(socket, self, self._content, pricing)
         clear_failure(self._directory)
         log.info("recorder_started", pid=os.getpid(), version=__version__)
         try:

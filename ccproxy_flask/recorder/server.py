@@ -12,12 +12,14 @@ import structlog
 from waitress import wasyncore  # type: ignore[import-untyped]  # has no types
 from waitress.server import create_server  # type: ignore[import-untyped]  # has no types
 
+from ccproxy_flask.caching.prices import InputPricing
 from ccproxy_flask.errors import ContentNotKept, StoreUnavailable
 from ccproxy_flask.metrics import aggregation, multiprocess_values
 from ccproxy_flask.store.base import Cursor, Grouping, LogFilter, Page, QueryRefused, abandoned
 from ccproxy_flask.store.remote import FACTS_HEADER, LANES, lane_socket
 from ccproxy_flask.store.sessions import SessionPage
 
+from .caching import Caching
 from .sessions import Sessions
 
 if TYPE_CHECKING:
@@ -47,15 +49,22 @@ class Questions:
     where it will not. An export that breaks off is cut short.
     """
 
-    def __init__(self, store: Store, content: ContentKeeping | None = None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        content: ContentKeeping | None = None,
+        pricing: InputPricing | None = None,
+    ) -> None:
         self._store, self._content = store, content
-        self._told = Sessions(store, content)
+        self._caching = Caching(store, content, pricing or InputPricing())
+        self._told = Sessions(store, content, self._caching)
         self._views: dict[str, Callable[[dict[str, Any]], Answer]] = {
             "/entries": self._entries,
             "/query": self._query,
             "/totals": self._totals,
             "/sessions": self._sessions,
             "/session": self._session,
+            "/cache": self._cache,
             "/analytics": self._analytics,
             "/groups": self._groups,
             "/sql": self._sql,
@@ -120,6 +129,10 @@ class Questions:
         found = self._told.session(**asked)
         return found or b"null", {"found": found is not None}
 
+    def _cache(self, asked: dict[str, Any]) -> Answer:
+        found = self._caching.of_request(**asked)
+        return orjson.dumps(found), {"found": found is not None}
+
     def _totals(self, asked: dict[str, Any]) -> Answer:
         return orjson.dumps(self._store.totals(LogFilter.from_wire(asked["where"]))), {}
 
@@ -177,11 +190,16 @@ class SocketServer:
     *threads*, until :meth:`close`."""
 
     def __init__(
-        self, path: Path, store: Store, threads: int, content: ContentKeeping | None = None
+        self,
+        path: Path,
+        store: Store,
+        threads: int,
+        content: ContentKeeping | None = None,
+        pricing: InputPricing | None = None,
     ) -> None:
         self._map: dict[int, Any] = {}
         self._server = create_server(
-            Questions(store, content),
+            Questions(store, content, pricing),
             map=self._map,
             unix_socket=str(path),
             unix_socket_perms="600",
@@ -214,11 +232,17 @@ class SocketServer:
 class LaneServers:
     """A server for each lane (:data:`LANES`) beside the socket *path*."""
 
-    def __init__(self, path: Path, store: Store, content: ContentKeeping | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        store: Store,
+        content: ContentKeeping | None = None,
+        pricing: InputPricing | None = None,
+    ) -> None:
         self._servers: list[SocketServer] = []
         try:
             for lane, threads in LANES.items():
-                server = SocketServer(lane_socket(path, lane), store, threads, content)
+                server = SocketServer(lane_socket(path, lane), store, threads, content, pricing)
                 self._servers.append(server)
         except OSError:
             self.close()

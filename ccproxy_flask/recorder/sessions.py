@@ -14,19 +14,25 @@ from ccproxy_flask.store.sessions import TURN_COLUMNS, SessionPage, SessionsPage
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from ccproxy_flask.caching.turns import Turn
     from ccproxy_flask.store.base import Store
 
+    from .caching import Caching
     from .content import ContentKeeping
 
 Json = dict[str, Any]
+_MOST_JUDGED = 2_000
+"""So many requests of a session are looked at to say what they come to."""
+_BEFORE = 200
+"""And so many before a page, where there are more."""
 _INPUT = ("tokens_input", "cache_read_tokens", "cache_write_tokens")
 
 
 class Sessions:
     """Answers about the sessions in *store*, with what *content* has of them."""
 
-    def __init__(self, store: Store, content: ContentKeeping | None) -> None:
-        self._store, self._content = store, content
+    def __init__(self, store: Store, content: ContentKeeping | None, caching: Caching) -> None:
+        self._store, self._content, self._caching = store, content, caching
 
     def page(self, where: LogFilter, page: SessionPage) -> SessionsPage:
         """Return some sessions, with their first words."""
@@ -46,28 +52,35 @@ class Sessions:
                 break
         else:
             return None
-        rows = self._store.entries(where, Page(limit, offset, "timestamp", order_desc=False))
         session: Json = orjson.loads(found.text)[0]
-        session |= {"session_id": session_id, "tree": self._agents(rows.rows)}
-        session |= {"total_count": rows.total_count, "limit": limit, "offset": offset}
-        return orjson.dumps(session)
+        return orjson.dumps(
+            session
+            | {"session_id": session_id}
+            | self._turns(where, limit, offset)
+            | {"limit": limit, "offset": offset}
+        )
 
-    def _agents(self, rows: Sequence[Json]) -> list[Json]:
-        kept = [row["request_id"] for row in rows if row["content"] == "kept"]
-        contexts = self._content.contexts(kept) if self._content is not None and kept else {}
-        return tree_of(rows, contexts)
+    def _turns(self, where: LogFilter, limit: int, offset: int) -> Json:
+        """Return the turns of a page as a tree, and what is said of all that were looked at."""
+        first = 0 if offset + limit <= _MOST_JUDGED else offset - _BEFORE
+        found = self._store.entries(where, Page(_MOST_JUDGED, first, "timestamp", order_desc=False))
+        turns = self._caching.turns(found.rows)
+        verdicts, sums = self._caching.of_session(turns)
+        shown = turns[offset - first : offset - first + limit]
+        judged = {"judged_requests": len(turns), "total_count": found.total_count}
+        return {"tree": tree_of(shown, verdicts)} | sums | judged
 
 
-def tree_of(rows: Sequence[Json], contexts: Mapping[str, Any]) -> list[Json]:
-    """Return the agents of *rows* as a tree: each has its turns, and the agents that it started.
+def tree_of(turns: Sequence[Turn], verdicts: Mapping[str, Json | None]) -> list[Json]:
+    """Return the agents of *turns* as a tree: each has its turns, and the agents that it started.
 
     An agent whose parent is not known stands at the top, beside the main conversation.
     """
     agents: dict[str | None, Json] = {}
-    for row in rows:
-        agent_id = row["agent_id"]
-        agent = agents.setdefault(agent_id, _agent(agent_id, row["parent_agent_id"]))
-        agent["turns"].append(_turn(row, contexts.get(row["request_id"])))
+    for turn in turns:
+        agent_id = turn.row["agent_id"]
+        agent = agents.setdefault(agent_id, _agent(agent_id, turn.row["parent_agent_id"]))
+        agent["turns"].append(_turn(turn, verdicts.get(turn.row["request_id"])))
     top = []
     for agent_id, agent in agents.items():
         parent = agents.get(agent["parent_agent_id"])
@@ -94,11 +107,13 @@ def _agent(agent_id: str | None, parent: str | None) -> Json:
     return {"agent_id": agent_id, "parent_agent_id": parent, "turns": [], "agents": []}
 
 
-def _turn(row: Json, context: Json | None) -> Json:
+def _turn(turn: Turn, verdict: Json | None) -> Json:
+    row = turn.row
     known = [row[name] for name in _INPUT if row[name] is not None]
     size = sum(known) if known else None
     return {
         **{name: row[name] for name in TURN_COLUMNS},
         "context_tokens": size,
-        "context": shared_out(size, context),
+        "context": shared_out(size, turn.facts.get("context")),
+        "cache_verdict": verdict,
     }

@@ -259,6 +259,10 @@ class ContentSource(Protocol):
         """Return a session with *limit* of its turns as the text of a JSON object; None: there is
         none. Docs: docs/logs-api.md."""
 
+    def cache(self, request_id: str) -> bytes | None:
+        """Return why the cache missed in a request, as the text of a JSON object; None: there is no
+        such request. Docs: docs/logs-api.md."""
+
 
 @dataclass(frozen=True, slots=True)
 class CommittedOffset:

@@ -115,6 +115,12 @@ class RemoteStore:
         text, facts = self._ask("/session", asked)
         return text if facts["found"] else None
 
+    def cache(self, request_id: str) -> bytes | None:
+        """Return why the cache missed in a request as the text of a JSON object; None: there is no
+        such request."""
+        text, facts = self._ask("/cache", {"request_id": request_id})
+        return text if facts["found"] else None
+
     def totals(self, where: LogFilter) -> Totals:
         """Return the sums over all rows of *where*."""
         text, _ = self._ask("/totals", {"where": where.to_wire()})

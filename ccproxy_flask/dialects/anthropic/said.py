@@ -113,4 +113,4 @@ def _whole(before: Json, answer: Json | None, document: Json) -> Json:
     return kept | document | {"messages": messages + said.listed(document.get("messages"))}
 
 
-SAID = said.Said(_request, _answer, _put_together, earlier=_earlier, whole=_whole)
+SAID = said.Said(_request, _answer, _put_together, blocks="content", earlier=_earlier, whole=_whole)
