@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 Section = Literal["tools", "system", "messages"]
 SECTIONS: tuple[Section, ...] = get_args(Section)
@@ -33,3 +36,27 @@ Excuse = Literal[
 Cause = Literal[PartCause, SettingCause, OtherCause, Excuse]
 CAUSES: tuple[Cause, ...] = get_args(Cause)
 """Why less was read from a cache than could have been, or why nothing could."""
+_WORDS: dict[Cause, str] = {
+    "ttl": "time to live passed",
+    "below_minimum": "prompt too short",
+    "no_breakpoint": "no breakpoint",
+    "beyond_look_back": "beyond the look-back",
+    "provider": "the provider's side",
+    "unknown": "unknown without content",
+}
+
+
+def in_words(cause: Cause) -> str:
+    """Return a *cause* as people say it."""
+    return _WORDS.get(cause, cause.replace("_", " "))
+
+
+def place_of(changed: Mapping[str, Any] | None) -> str:
+    """Return what *changed*, the member of a verdict, as people say it; "" for nothing."""
+    if changed is None:
+        return ""
+    if changed["index"] is None:
+        return str(changed["name"])
+    number = changed["index"] + 1
+    places = {"tools": changed["name"], "system": f"block {number}"}
+    return f"{places.get(changed['section'], f'message {number}')} {changed['change']}"

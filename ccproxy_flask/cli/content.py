@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .caches import verdict_lines
 from .remote import CommandError, Remote, remote, url_option
 from .show import printable, table, window
 
@@ -46,16 +47,25 @@ def show_command(
 ) -> None:
     """Show what was said in the request REQUEST_ID, or in the `last` one."""
     proxy = remote(url)
-    path = f"/logs/entries/{_id(proxy, request_id)}/content"
+    entry = f"/logs/entries/{_id(proxy, request_id)}"
+    path = f"{entry}/content"
     if raw is not None:
         _raw(proxy, path, raw)
         return
-    found = proxy.json(path)
+    found = proxy.json(path) | {"cache_verdict": _verdict(proxy, entry)}
     if as_json:
         click.echo(json.dumps(found, indent=2))
         return
     for line in content_lines(found, None if full else _LINES):
         click.echo(line)
+
+
+def _verdict(proxy: Remote, entry: str) -> Any:
+    """Return why the cache missed; None where that is not known, as the row is not stored yet."""
+    try:
+        return proxy.json(f"{entry}/cache")["cache_verdict"]
+    except CommandError:
+        return None
 
 
 def _raw(proxy: Remote, path: str, raw: str) -> None:
@@ -79,6 +89,7 @@ def content_lines(found: dict[str, Any], most: int | None = None) -> Iterator[st
         facts, told = found[body], found["verified"][body]
         secrets = f", without {', '.join(facts['secrets'])}" if facts.get("secrets") else ""
         yield f"{body}: {facts['bytes']:,} bytes, {told}{secrets}"
+    yield from verdict_lines(found.get("cache_verdict"))
     if found["tools"]:
         yield from _titled("tools")
         names = (("tool", "bytes"), [(tool["name"], tool["bytes"]) for tool in found["tools"]])

@@ -10,6 +10,7 @@ import click
 
 from ccproxy_flask.store.sessions import SessionOrder
 
+from .caches import caches_text
 from .filter_options import filtered_by_time
 from .remote import remote, url_option
 from .show import SESSION_LESS_NEEDED, SESSION_NAMES, session_cells, session_text, table, window
@@ -90,7 +91,7 @@ def session_command(
     if as_json:
         click.echo(json.dumps(found, indent=2))
         return
-    click.echo(session_text(found, window()), nl=False)
+    click.echo(session_text(found, window()) + caches_text(found, window()), nl=False)
     missing = found["total_count"] - offset - limit
     if missing > 0:
         click.echo(f"{missing:,} more requests; see --limit and --offset", err=True)

@@ -139,6 +139,7 @@ _TURN_NAMES = (
     "ms",
     "context",
     "cached",
+    "missed",
     "output",
     "USD",
     "request",
@@ -200,10 +201,15 @@ def _turn_cells(turn: Mapping[str, Any], *, short: bool) -> tuple[object, ...]:
         _whole(turn["duration_ms"]),
         turn["context_tokens"],
         turn["cache_read_tokens"],
+        _miss(turn["cache_verdict"]),
         turn["tokens_output"],
         _decimal(turn["cost_usd"]),
         turn["request_id"],
     )
+
+
+def _miss(verdict: Mapping[str, Any] | None) -> str:
+    return verdict["cause"] if verdict is not None and verdict["is_miss"] else ""
 
 
 def _context_line(turns: Sequence[Mapping[str, Any]]) -> str:
