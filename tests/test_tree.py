@@ -55,6 +55,7 @@ HOMES = {
         *("filters/table.py", "filters/values.py", "logs/parameters.py", "logs/openapi.py"),
         "logs/routes.py",
         "cli/filter_options.py",
+        "caching/rules.py",
     },
     "dotenv": {"settings/loading.py"},
     "requests": {
