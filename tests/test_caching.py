@@ -321,7 +321,7 @@ def test_who_only_appends_is_never_blamed(api: Api, turns: int, reads: list[int]
 
 
 def test_marks_and_forms_that_change_are_no_change() -> None:
-    """Breakpoints may move, a text be a list of a block, a message get blocks, the billing differ."""
+    """Breakpoints may move, a text be a list of a block, a message grow, the billing differ."""
     before = request(ANTHROPIC, 3)
     after = marked({**request(ANTHROPIC, 4), "metadata": {"user_id": "x"}})
     before["messages"][0]["content"] = [{"text": "mend the gate", "type": "text"}]
