@@ -11,6 +11,7 @@ from browser_support import Visit, axe, browser_test, chromium, needs_npm, visit
 from conftest import Server
 from playwright.sync_api import Browser, expect
 from scripted import Conversation, ScriptedUpstream, wait_until
+from test_caching_wire import a_session as session_with_misses
 
 pytestmark = browser_test
 
@@ -116,6 +117,29 @@ def test_a_list_leads_to_a_session_and_that_to_its_requests(
     expect(page).to_have_url(server.url + ADDRESS + "?range=7d")
     page.get_by_role("link", name="Its requests").click()
     expect(page.locator(".row")).to_have_count(5)
+
+
+def test_misses_and_rent_are_shown(
+    server: Server, upstream: ScriptedUpstream, visit: Callable[..., Visit]
+) -> None:
+    """A turn that missed is marked with its cause and cost, and its page has both witnesses."""
+    ids = session_with_misses(server, upstream)
+    page = visit("/dashboard/sessions/session-of-caches").page
+    marks = page.locator(".row .miss")
+    expect(marks).to_have_text(["tools $0.287500", "provider $0.292100"])
+    expect(marks.first).to_have_attribute("title", re.compile("mcp__files__read changed.*49,000"))
+    expect(page.get_by_role("region", name="Cache misses")).to_contain_text("$0.579600")
+    rent = page.get_by_role("region", name="Rent")
+    expect(rent).to_contain_text("files · 1 tools")
+    expect(rent).to_contain_text("mcp__files__read")
+    results = page.get_by_role("region", name="Dearest tool results")
+    expect(results.get_by_role("row")).to_have_count(4)
+    page.goto(f"{server.url}/dashboard/requests/{ids[1]}")
+    cache = page.get_by_role("region", name="Cache")
+    expect(cache).to_contain_text("Missed: tools (mcp__files__read changed)")
+    expect(cache).to_contain_text("tools changed, 49,000 tokens")
+    cache.get_by_role("link", name="the turn before").click()
+    expect(page.get_by_role("region", name="Cache")).to_contain_text("first turn")
 
 
 def test_a_session_goes_on_while_it_is_shown(

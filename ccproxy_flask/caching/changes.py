@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ccproxy_flask.content.prompt import member_of
+from ccproxy_flask.content.prompt import begins_with, member_of
 
 from .causes import SECTIONS
 
@@ -111,6 +111,8 @@ def _part_that_changed(old: Sequence[PromptPart], new: Sequence[PromptPart]) -> 
 
 def same_parts(old: Sequence[PromptPart], new: Sequence[PromptPart]) -> int:
     """Return how many parts both begin with."""
+    if begins_with(new, old):
+        return len(old)
     pairs = enumerate(zip(old, new, strict=False))
     least = min(len(old), len(new))
     return next((at for at, (was, now) in pairs if was.hash != now.hash), least)

@@ -7,6 +7,8 @@ from datetime import datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from ccproxy_flask.content.prompt import begins_with
+
 from .rules import Rules, rules_for
 
 if TYPE_CHECKING:
@@ -108,6 +110,9 @@ def turn_before(turn: Turn, earlier: Sequence[Turn]) -> Turn | None:
         same = [each for each in there if each.model == turn.model]
         alike = [each for each in there if each.whole <= 2 * turn.whole <= 4 * each.whole]
         return _last(same or alike)
+    last = there[-1].prompt if there else None
+    if last is not None and last.parts and begins_with(turn.prompt.parts, last.parts):
+        return there[-1]
     fitting = [(_shared(each, turn), each) for each in there]
     best = max((share for share, _ in fitting), default=0.0)
     found = next((each for share, each in reversed(fitting) if share == best), None)

@@ -16,7 +16,15 @@ from ccproxy_flask.errors import ERROR_TYPES, StoreUnavailable
 from ccproxy_flask.filters.values import LONGEST_TEXT
 from ccproxy_flask.record import COLUMN_TYPES, COLUMNS
 
-from . import compare_views, overview_views, request_views, session_views, sql_views, status_views
+from . import (
+    cache_views,
+    compare_views,
+    overview_views,
+    request_views,
+    session_views,
+    sql_views,
+    status_views,
+)
 from . import format as texts
 from .page_filters import FILTERS, typed
 from .page_query import COLUMN_NAMES, NUMERIC, RANGES, SORT_COLUMNS, PageQuery, read
@@ -84,7 +92,9 @@ def one_request(request_id: str) -> tuple[str, int]:
 
     def ask(store: Store, query: PageQuery) -> dict[str, Any]:
         found["view"] = request_views.request(store, request_id, query)
-        return {"view": found["view"], "request_id": request_id}
+        content: ContentSource | None = current_app.extensions.get("ccproxy.content")
+        cache = found["view"] and cache_views.of_request(content, request_id, query)
+        return {"view": found["view"], "request_id": request_id, "cache": cache}
 
     text = _page("request", ask)
     return text, 404 if found.get("view", "") is None else 200

@@ -15,6 +15,7 @@ from ccproxy_flask.store.base import LogFilter
 from ccproxy_flask.store.sessions import SessionOrder, SessionPage
 from ccproxy_flask.usage.request_class import TURNS
 
+from . import cache_views
 from . import format as texts
 
 if TYPE_CHECKING:
@@ -130,6 +131,7 @@ def session(
         "user": found["user_id"] or "",
         "lanes": [_lane(lane, scales, query) for lane in lanes],
         "context": _last_context(turns),
+        "cache": cache_views.of_session(found, query),
         "requests": query.link(
             "/dashboard/requests",
             session=session_id, range=f"{found['started_at'][:19]}Z..",
@@ -210,6 +212,7 @@ def _turn(turn: Mapping[str, Any], scales: _Scales, query: PageQuery) -> dict[st
         "context": texts.short_count(turn["context_tokens"]),
         "parts": _parts(turn, scales.largest_context),
         "made_of": _made_of(turn["context"]),
+        "miss": cache_views.mark(turn["cache_verdict"]),
         "link": query.link(f"/dashboard/requests/{turn['request_id']}"),
     }
 
