@@ -60,9 +60,7 @@ def a_session(server: Server, upstream: ScriptedUpstream) -> list[str]:
         sent = json.dumps(body | {"stream": True}).encode()
         _, headers, _ = server.request("POST", "/v1/messages?beta=true", sent, HEADERS)
         ids.append(headers["x-ccproxy-request-id"])
-    server.records(len(ids))
-    for one in ids:
-        path = f"/logs/entries/{one}/content"
+    for path in (f"/logs/entries/{one}{what}" for one in ids for what in ("", "/content")):
         wait_until(lambda path=path: server.request("GET", path)[0] == 200, 20)
     return ids
 

@@ -200,8 +200,10 @@ def test_axe_finds_nothing(
 ) -> None:
     """No page of sessions breaks a rule of axe-core, or scrolls sideways."""
     a_session(server, upstream)
+    missed = session_with_misses(server, upstream)[1]
     seen = visit("/dashboard/sessions", **options)
-    for path in ("/dashboard/sessions", ADDRESS):
+    of_misses = ("/dashboard/sessions/session-of-caches", f"/dashboard/requests/{missed}")
+    for path in ("/dashboard/sessions", ADDRESS, *of_misses):
         seen.page.goto(server.url + path)
         seen.expect_live()
         assert axe(seen) == [], path
