@@ -277,7 +277,7 @@ WRONG_TOML = [
     ("[observe]\nx = 1", "OBSERVE (in ccproxy.toml): unknown setting; did you mean OBSERVABILITY?"),
     ("proxy = 1", "PROXY (in ccproxy.toml): is a section with settings in it, not a setting"),
     ("providers = 1", "PROVIDERS (in ccproxy.toml): is a section with settings in it"),
-    ("security.allowed_hosts = 'x'", "SECURITY__ALLOWED_HOSTS (in ccproxy.toml): must be a list"),
+    ("security.allowed_hosts = 5", "SECURITY__ALLOWED_HOSTS (in ccproxy.toml): must be a list"),
     ('[security]\n"a\\nb" = 1', "SECURITY__A B (in ccproxy.toml): unknown setting"),
 ]
 

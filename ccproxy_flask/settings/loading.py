@@ -148,23 +148,7 @@ def _place(sections: dict[str, Any], path: tuple[str, ...], value: str) -> None:
         if not isinstance(target, dict):
             name = shown(path[:-1])
             raise SettingsError(printable(f"{shown(path)}: {name} is a setting, not a section"))
-    target[path[-1]] = _listed(value) if path in _LISTS else value
-
-
-_LISTS = {
-    ("security", "allowed_hosts"),
-    ("tracing", "include_paths"),
-    ("tracing", "exclude_paths"),
-    *(
-        ("capture", f"{chosen}_{what}")
-        for chosen in ("include", "exclude")
-        for what in ("paths", "providers", "clients")
-    ),
-}
-
-
-def _listed(value: str) -> tuple[str, ...]:
-    return tuple(each.strip() for each in value.split(",") if each.strip())
+    target[path[-1]] = value
 
 
 def _merge(target: dict[str, Any], source: Mapping[str, Any]) -> None:

@@ -45,6 +45,13 @@ def _on_or_off(value: object) -> object:
     return value.lower() if isinstance(value, str) else value
 
 
+def _split(value: object) -> object:
+    """Return the names in a text like ``a, b``, as the environment has them."""
+    if isinstance(value, str):
+        return tuple(each.strip() for each in value.split(",") if each.strip())
+    return value
+
+
 def _lower(value: object) -> object:
     return value.lower() if isinstance(value, str) else value
 
@@ -118,6 +125,7 @@ Seconds = Annotated[
     float, BeforeValidator(_no_flag), Field(gt=0, le=_LONGEST_SECONDS, allow_inf_nan=False)
 ]
 Size = Annotated[int, BeforeValidator(_no_flag), Field(ge=0)]
+Names = Annotated[tuple[str, ...], BeforeValidator(_split)]
 
 
 class _Section(BaseModel):
@@ -212,7 +220,9 @@ class Security(_Section):
 
     auth_token: Annotated[SecretStr, AfterValidator(_token)] | None = None
     """Needed for `/logs`, `/dashboard` and `/metrics`: a bearer header, or a sign-in."""
-    allowed_hosts: tuple[Annotated[str, AfterValidator(_host_name)], ...] = ()
+    allowed_hosts: Annotated[
+        tuple[Annotated[str, AfterValidator(_host_name)], ...], BeforeValidator(_split)
+    ] = ()
     """Host names clients may use besides `localhost`, `*.localhost` and IP addresses; in the
     environment with commas between them."""
     trusted_proxies: Annotated[int, BeforeValidator(_no_flag), Field(ge=0, le=10)] = 0
@@ -248,10 +258,10 @@ class Tracing(_Section):
     """Bodies as a whole and each event of streams, not only their beginning."""
     preview_chars: Annotated[int, Field(ge=0, le=1_000_000)] = 1000
     """How much of a body is shown where `verbose` is off."""
-    include_paths: tuple[str, ...] = ()
+    include_paths: Names = ()
     """Patterns of the paths to trace, such as `/v1/messages*`; in the environment with commas
     between them. Default: all."""
-    exclude_paths: tuple[str, ...] = ()
+    exclude_paths: Names = ()
     """Patterns of the paths not to trace."""
     max_body_bytes: Annotated[int, Field(ge=1024, le=64 << 20)] = 1 << 20
     """How much of each body is gathered."""
@@ -281,18 +291,18 @@ class Capture(_Section):
     queue_bytes: Annotated[int, Field(ge=1 << 20)] = 64 << 20
     """How much may wait in a worker, and in the recorder, to be kept; the content of exchanges over
     it is dropped, and counted."""
-    include_paths: tuple[str, ...] = ()
+    include_paths: Names = ()
     """Patterns of the paths whose content is kept, such as `/v1/messages*`; in the environment with
     commas between them. Default: all."""
-    exclude_paths: tuple[str, ...] = ()
+    exclude_paths: Names = ()
     """Patterns of the paths whose content is not kept."""
-    include_providers: tuple[str, ...] = ()
+    include_providers: Names = ()
     """Patterns of the providers whose content is kept. Default: all."""
-    exclude_providers: tuple[str, ...] = ()
+    exclude_providers: Names = ()
     """Patterns of the providers whose content is not kept."""
-    include_clients: tuple[str, ...] = ()
+    include_clients: Names = ()
     """Patterns of the user agents whose content is kept, such as `claude-cli/*`. Default: all."""
-    exclude_clients: tuple[str, ...] = ()
+    exclude_clients: Names = ()
     """Patterns of the user agents whose content is not kept."""
 
 
