@@ -98,6 +98,10 @@ class Totals:
     cache_hit_rate: Annotated[float, Figure("percent", of=_share("total_cache_read_tokens", "total_tokens_all_input"))] = 0.0
     """How much of all input came from a cache."""
     total_cost_usd: Annotated[float | None, Figure("USD", "sum(cost_usd)::DOUBLE", report="cost_usd", label="cost")] = None
+    total_cost_input_usd: Annotated[float | None, Figure("USD", "sum(cost_input_usd)::DOUBLE")] = None
+    """The part of the estimates for uncached input."""
+    total_cost_cache_usd: Annotated[float | None, Figure("USD", "sum(cost_cache_usd)::DOUBLE")] = None
+    """The part of the estimates for cache reads and writes."""
     priced_requests: Annotated[int, Figure("requests", "count(cost_usd)")] = 0
     """How many of them have a cost."""
     unpriced_requests: Annotated[int, Figure("requests", "count(*) FILTER (failure IS NULL AND cost_usd IS NULL)")] = 0

@@ -111,6 +111,10 @@ def test_answers_of_the_logs_api_are_the_totals(store: DuckDBStore) -> None:
     assert sum(each["request_count"] for each in found["error_breakdown"].values()) == 6
     assert found["error_breakdown"]["unknown"]["request_count"] == 2
     assert sum(each["unpriced_requests"] for each in found["timeseries"]) == 1
+    by_model = found["model_timeseries"]
+    assert {each["model"] for each in by_model} == set(found["model_breakdown"])
+    for name, whole in (("request_count", 10), ("total_cost_usd", EXPECTED["total_cost_usd"])):
+        assert sum(each[name] or 0 for each in by_model) == pytest.approx(whole)
     shapes = schemas()
     assert set(shapes["Analytics"]["properties"]["summary"]["properties"]) == set(FIGURES)
     assert set(shapes["Figures"]["properties"]) == set(model)

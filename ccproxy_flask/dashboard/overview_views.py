@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 NEWEST = 12
 _MOST_MODELS = 7
 _MOST_NAMES = 8
-_MOST_CELLS = 10_000
 # Of so many requests everything is counted before the page is sent.
 _FEW = 50_000
 SPENDERS = {
@@ -43,36 +42,41 @@ SPENDERS = {
 
 def overview(store: Store, query: PageQuery) -> dict[str, Any]:
     """Return the figures, charts and lists of the first page. Raises StoreUnavailable."""
-    bucket = bucket_for(query.start.timestamp(), query.end.timestamp())
+    bucket = _bucket(query)
     found = orjson.loads(store.analytics(query.where, bucket))
     now = found["summary"]
-    if not now["total_requests"]:
-        tops = tiles(now | {"saved_usd": None}, store.totals(query.before), query)
-        return {"tiles": tops, "total": 0, "rows": []}
-    by_model = _groups(store, query, "model", "provider", limit=1000)
-    now["saved_usd"] = saved(by_model)
-    at_once = now["total_requests"] <= _FEW
-    return {
-        "tiles": tiles(now, store.totals(query.before), query),
-        "chart": _chart(found["timeseries"]) | _cost_by_model(store, query, found, bucket),
-        "cards": cards(store, query) if at_once else None,
+    total = now["total_requests"]
+    now["saved_usd"] = saved(found["model_breakdown"].values())
+    view = {"tiles": tiles(now, store.totals(query.before), query), "total": total, "rows": []}
+    if not total:
+        return view
+    return view | {
+        "chart": _chart(found["timeseries"]) | _cost_by_model(found),
+        "cards": _cards(store, query, found) if total <= _FEW else None,
         "later": query.link("/dashboard/cards"),
         "tokens": _tokens(now),
         "rows": newest(store, query, NEWEST),
-        "total": now["total_requests"],
         "sql": panel_sql(query, bucket),
     }
 
 
 def cards(store: Store, query: PageQuery) -> dict[str, Any]:
     """Return what is below the first screen: of many requests the page asks for it by itself."""
+    return _cards(store, query, orjson.loads(store.analytics(query.where, _bucket(query))))
+
+
+def _cards(store: Store, query: PageQuery, found: Mapping[str, Any]) -> dict[str, Any]:
     slowest = store.entries(query.where, Page(5, 0, "duration_ms")).rows
     return {
-        "spenders": list(_spenders(store, query)),
+        "spenders": list(_spenders(store, query, found)),
         "errors": _errors(store, query),
         "slowest": [texts.row(row) for row in slowest],
-        "sql": panel_sql(query, 0),
+        "sql": panel_sql(query, _bucket(query)),
     }
+
+
+def _bucket(query: PageQuery) -> int:
+    return bucket_for(query.start.timestamp(), query.end.timestamp())
 
 
 def newest(store: Store, query: PageQuery, limit: int) -> list[dict[str, Any]]:
@@ -80,13 +84,18 @@ def newest(store: Store, query: PageQuery, limit: int) -> list[dict[str, Any]]:
     return [texts.row(row) for row in store.query(query.where, limit).rows]
 
 
-def _groups(
-    store: Store, query: PageQuery, *by: str, limit: int = _MOST_NAMES, **more: Any
-) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = orjson.loads(
-        store.groups(query.where, Grouping(by=by, limit=limit, **more))
-    )
+def _groups(store: Store, query: PageQuery, *by: str, often: bool = False) -> list[dict[str, Any]]:
+    grouping = Grouping(by=by, limit=_MOST_NAMES, often=often)
+    found: list[dict[str, Any]] = orjson.loads(store.groups(query.where, grouping))
     return found
+
+
+def _who(store: Store, query: PageQuery, column: str) -> list[dict[str, Any]]:
+    kinds = ("tokens_input", "tokens_output", "cache_read_tokens", "cache_write_tokens")
+    return [
+        {**sums, "name": sums[column], "tokens": sum(sums[kind] for kind in kinds)}
+        for sums in _groups(store, query, column)
+    ]
 
 
 def saved(by_model: Iterable[Mapping[str, Any]]) -> float | None:
@@ -94,10 +103,10 @@ def saved(by_model: Iterable[Mapping[str, Any]]) -> float | None:
     their model, less what they cost. None where no model has a price and cached tokens."""
     found = None
     for sums in by_model:
-        cached = sums["cache_read_tokens"] + sums["cache_write_tokens"]
-        if cached and sums["tokens_input"] and sums["cost_input_usd"]:
-            price = sums["cost_input_usd"] / sums["tokens_input"]
-            found = (found or 0.0) + cached * price - (sums["cost_cache_usd"] or 0)
+        cached = sums["total_cache_read_tokens"] + sums["total_cache_write_tokens"]
+        if cached and sums["total_tokens_input"] and sums["total_cost_input_usd"]:
+            price = sums["total_cost_input_usd"] / sums["total_tokens_input"]
+            found = (found or 0.0) + cached * price - (sums["total_cost_cache_usd"] or 0)
     return found
 
 
@@ -123,55 +132,61 @@ def _chart(series: list[Mapping[str, Any]]) -> dict[str, Any]:
     return found | {name: [each[column] for each in series] for name, column in _SERIES.items()}
 
 
-def _cost_by_model(
-    store: Store, query: PageQuery, found: Mapping[str, Any], bucket: int
-) -> dict[str, Any]:
+def _cost_by_model(found: Mapping[str, Any]) -> dict[str, Any]:
     """Return the cost over time of the models that cost most, and of all others together."""
     costs = {name: it["total_cost_usd"] for name, it in found["model_breakdown"].items()}
     names = sorted((name for name in costs if costs[name]), key=lambda name: -costs[name])
-    shown = [name for name in names if name != UNKNOWN][:_MOST_MODELS]
-    cells = _groups(
-        store, query, "moment", "model", limit=_MOST_CELLS, bucket_seconds=bucket
-    )  # fmt: skip
-    at = {
-        int(datetime.fromisoformat(each["timestamp"]).timestamp()): index
-        for index, each in enumerate(found["timeseries"])
-    }
-    lines = {name: [0.0] * len(at) for name in shown}
+    at = {each["timestamp"]: index for index, each in enumerate(found["timeseries"])}
+    lines = {name: [0.0] * len(at) for name in names if name != UNKNOWN}
+    lines = dict(list(lines.items())[:_MOST_MODELS])
     rest = [0.0] * len(at)
-    for cell in cells:
-        if cell["moment"] in at:
+    for cell in found["model_timeseries"]:
+        if cell["timestamp"] in at:
             line = lines.get(cell["model"], rest)
-            line[at[cell["moment"]]] += cell["cost_usd"] or 0
+            line[at[cell["timestamp"]]] += cell["total_cost_usd"] or 0
     models = [{"name": name, "filter": f"={name}", "cost": line} for name, line in lines.items()]
     if any(rest):
         models.append({"name": "others", "filter": "", "cost": rest})
     return {"models": models}
 
 
-def _spenders(store: Store, query: PageQuery) -> Iterable[dict[str, Any]]:
+def _spenders(store: Store, query: PageQuery, found: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
     """Give, for each of SPENDERS, those who cost most, then those who asked most."""
     for name, (column, label) in SPENDERS.items():
-        rows = _groups(store, query, column)
+        known = found.get(f"{name}_breakdown")
+        rows = _who(store, query, column) if known is None else _largest(known)
         if rows:
-            shown = _spend(rows, name, column, query)
+            shown = _spend(rows, name, query)
             yield {"name": name, "column": column, "label": label, "rows": shown}
 
 
-def _spend(
-    rows: Sequence[Mapping[str, Any]], name: str, column: str, query: PageQuery
-) -> list[dict[str, Any]]:
-    largest = max(it["cost_usd"] or 0 for it in rows)
-    exactly = "=" if name == "model" else ""
+def _largest(breakdown: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the names of a breakdown that cost most, as the store says sums of others."""
+    ordered = sorted(
+        ((name, it) for name, it in breakdown.items() if name != UNKNOWN),
+        key=lambda pair: (-(pair[1]["total_cost_usd"] or 0), -pair[1]["request_count"], pair[0]),
+    )
     return [
         {
-            "name": it[column],
-            "link": session_link(query, it[column])
-            if name == "session"
-            else query.link("/dashboard/requests", **{name: exactly + it[column]}),
+            "name": name,
+            "requests": it["request_count"],
+            "errors": it["error_requests"],
+            "cost_usd": it["total_cost_usd"],
+            "tokens": it["total_tokens_all"],
+        }
+        for name, it in ordered[:_MOST_NAMES]
+    ]
+
+
+def _spend(rows: Sequence[Mapping[str, Any]], name: str, query: PageQuery) -> list[dict[str, Any]]:
+    largest = max(it["cost_usd"] or 0 for it in rows)
+    return [
+        {
+            "name": it["name"],
+            "link": _link(query, name, it["name"]),
             "requests": texts.count(it["requests"]),
             "cost": texts.cost_total(it["cost_usd"]),
-            "tokens": texts.short_count(_all_tokens(it)),
+            "tokens": texts.short_count(it["tokens"]),
             "errors": texts.percent(it["errors"], it["requests"]),
             "share": round(100 * (it["cost_usd"] or 0) / largest, 1) if largest else 0,
         }
@@ -179,9 +194,11 @@ def _spend(
     ]
 
 
-def _all_tokens(sums: Mapping[str, Any]) -> int:
-    names = ("tokens_input", "tokens_output", "cache_read_tokens", "cache_write_tokens")
-    return sum(int(sums[name]) for name in names)
+def _link(query: PageQuery, name: str, value: str) -> str:
+    if name == "session":
+        return session_link(query, value)
+    exactly = "=" if name == "model" else ""
+    return query.link("/dashboard/requests", **{name: exactly + value})
 
 
 def _errors(store: Store, query: PageQuery) -> list[dict[str, Any]]:

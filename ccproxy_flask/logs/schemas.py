@@ -316,6 +316,12 @@ def _analytics() -> Schema:
             "error_breakdown": _named(_object({"request_count": _COUNT, "share": _PERCENT})),
             "not_shown": _object(_fields(_COUNT, *_BREAKDOWNS)),
             "timeseries": _list(_object({"timestamp": _TIME} | _figures())),
+            "model_timeseries": _list(
+                _object(
+                    {"timestamp": _TIME, "model": _TEXT}
+                    | {"request_count": _COUNT, "total_cost_usd": {"type": ["number", "null"]}}
+                )
+            ),
             "bucket_seconds": _COUNT,
             "query_time": _SECONDS,
             "backend": _TEXT,

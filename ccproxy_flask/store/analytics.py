@@ -20,6 +20,7 @@ _BUCKETS = (
 )
 # Which dimension a row is about: the bit that GROUPING() has not set.
 _WHOLE, _SERVICE_TYPE, _MODEL, _PROVIDER, _FAILURE, _BUCKET = 31, 15, 23, 27, 29, 30
+_MODEL_BUCKET = 22
 _BREAKDOWNS = {
     "service_type_breakdown": _SERVICE_TYPE,
     "model_breakdown": _MODEL,
@@ -68,6 +69,7 @@ def analytics(rows: Iterable[Row], bucket: int, start: datetime, end: datetime) 
         name: max(0, len(levels.get(level, [])) - MOST_NAMES) for name, level in _BREAKDOWNS.items()
     }
     found["timeseries"] = list(_timeseries(levels.get(_BUCKET, []), bucket, start, end))
+    found["model_timeseries"] = _by_model(levels, bucket)
     found["bucket_seconds"] = bucket
     return found
 
@@ -107,6 +109,27 @@ def _largest(rows: list[Row]) -> list[Row]:
     return sorted(rows, key=lambda row: (-row[3], row[1] or ""))[:MOST_NAMES]
 
 
+def _by_model(levels: dict[int, list[Row]], bucket: int) -> list[dict[str, Any]]:
+    """Return, for the models that are shown, what they did in the buckets in which they were."""
+    shown = {row[1] for row in _largest(levels.get(_MODEL, []))}
+    rows = sorted(levels.get(_MODEL_BUCKET, []), key=lambda row: (row[2], row[1] or ""))
+    return [
+        {
+            "timestamp": _stamp(row[2] * bucket),
+            "model": row[1] or UNKNOWN,
+            **{name: figures[name] for name in ("request_count", "total_cost_usd")},
+        }
+        for row in rows
+        if row[1] in shown
+        for figures in (_figures(row[3:]),)
+    ]
+
+
+def _stamp(seconds: int) -> str:
+    moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=seconds)
+    return moment.isoformat().replace("+00:00", "Z")
+
+
 def _timeseries(
     rows: list[Row], bucket: int, start: datetime, end: datetime
 ) -> Iterable[dict[str, Any]]:
@@ -115,6 +138,4 @@ def _timeseries(
     last = max(int(end.timestamp() // bucket), *known, first)
     # A clock that was years ahead once must not make millions of buckets.
     for number in range(first, min(last, first + 2 * _MOST_BUCKETS) + 1):
-        moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=number * bucket)
-        stamp = moment.isoformat().replace("+00:00", "Z")
-        yield {"timestamp": stamp, **_figures(known.get(number, _NOTHING))}
+        yield {"timestamp": _stamp(number * bucket), **_figures(known.get(number, _NOTHING))}

@@ -69,23 +69,20 @@ class Page:
 
 GROUPED = frozenset(
     {"session_id", "conversation_id", "user_id", "api_key_id", "client", "provider", "model"}
-    | {"request_class", "failure", "error_message", "moment"}
+    | {"request_class", "failure", "error_message"}
 )
-"""By what sums can be asked for: columns; the kind of ``failure``; and ``moment``, the second at
-which a bucket of time begins, since 1970."""
+"""By what sums can be asked for: columns, and the kind of ``failure``."""
 
 
 @dataclass(frozen=True, slots=True)
 class Grouping:
     """Which sums are meant: *by* the values of columns, of :data:`GROUPED` (none: one of all rows);
     *limit* of them, those with the largest cost first, or where *often* those with the most
-    requests. Rows in which the first column has no value do not count. *bucket_seconds* is the
-    length of a ``moment``."""
+    requests. Rows in which the first column has no value do not count."""
 
     by: tuple[str, ...]
     limit: int = 10
     often: bool = False
-    bucket_seconds: int = 3600
 
     def __post_init__(self) -> None:
         if not GROUPED.issuperset(self.by):

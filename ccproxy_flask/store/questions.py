@@ -198,11 +198,10 @@ class Questions:
     def groups(self, where: LogFilter, grouping: Grouping) -> bytes:
         """As Store.groups()."""
         condition, values = statements.condition(where)
-        bucket = grouping.bucket_seconds
         with self._moment() as cursor:
             logs = self._parts.relation(self._overlapping(cursor, where))
             sql = statements.groups(logs, condition, grouping.by, often=grouping.often)
-            rows = cursor.execute(sql, [bucket, bucket, *values, grouping.limit]).fetchall()
+            rows = cursor.execute(sql, [*values, grouping.limit]).fetchall()
         return statements.array(rows)
 
     def _asked_of(

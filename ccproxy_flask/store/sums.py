@@ -39,6 +39,8 @@ _FIGURES = {
     "ttft": ("DOUBLE", "sum(ttft_ms)"),
     "ttfts": ("BIGINT", "count(ttft_ms)"),
     "cost": ("DECIMAL(38, 10)", "sum(cost_usd)"),
+    "cost_input": ("DECIMAL(38, 10)", "sum(cost_input_usd)"),
+    "cost_cache": ("DECIMAL(38, 10)", "sum(cost_cache_usd)"),
     "priced": ("BIGINT", "count(cost_usd)"),
     "input": ("HUGEINT", "sum(tokens_input)"),
     "output": ("HUGEINT", "sum(tokens_output)"),
@@ -47,8 +49,8 @@ _FIGURES = {
     "reasoning": ("HUGEINT", "sum(tokens_reasoning)"),
 }
 _COLUMNS = (
-    "duration_ms, ttft_ms, cost_usd, tokens_input, tokens_output, cache_read_tokens, "
-    "cache_write_tokens, tokens_reasoning"
+    "duration_ms, ttft_ms, cost_usd, cost_input_usd, cost_cache_usd, tokens_input, "
+    "tokens_output, cache_read_tokens, cache_write_tokens, tokens_reasoning"
 )
 _ADDED = ", ".join(f"sum({name}) AS {name}" for name in _FIGURES)
 _COUNTED = ", ".join(f"{sql} AS {name}" for name, (_, sql) in _FIGURES.items())

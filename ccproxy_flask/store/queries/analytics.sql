@@ -11,4 +11,4 @@ FROM (
     FROM (/*logs*/) AS logs
     WHERE /*where*/
 )
-GROUP BY GROUPING SETS ((), (service_type), (model), (provider), (failure), (bucket))
+GROUP BY GROUPING SETS ((), (service_type), (model), (provider), (failure), (bucket), (model, bucket))

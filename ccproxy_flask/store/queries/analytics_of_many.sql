@@ -44,10 +44,14 @@ sums AS (
         coalesce(sum(cache_write), 0)::BIGINT AS total_cache_write_tokens,
         coalesce(sum(reasoning), 0)::BIGINT AS total_tokens_reasoning,
         sum(cost)::DOUBLE AS total_cost_usd,
+        sum(cost_input)::DOUBLE AS total_cost_input_usd,
+        sum(cost_cache)::DOUBLE AS total_cost_cache_usd,
         coalesce(sum(priced), 0)::BIGINT AS priced_requests,
         coalesce(sum(requests - priced) FILTER (failure IS NULL), 0)::BIGINT AS unpriced_requests
     FROM cells
-    GROUP BY GROUPING SETS ((), (service_type), (model), (provider), (failure), (bucket))
+    GROUP BY GROUPING SETS (
+        (), (service_type), (model), (provider), (failure), (bucket), (model, bucket)
+    )
 )
 SELECT level, name, bucket, /*names*/
 FROM (

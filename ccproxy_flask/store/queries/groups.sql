@@ -7,8 +7,6 @@ FROM (
         count(failure) AS errors,
         count(*) FILTER (failure IS NULL AND cost_usd IS NULL) AS unpriced,
         sum(cost_usd)::DOUBLE AS cost_usd,
-        sum(cost_input_usd)::DOUBLE AS cost_input_usd,
-        sum(cost_cache_usd)::DOUBLE AS cost_cache_usd,
         coalesce(sum(tokens_input), 0)::BIGINT AS tokens_input,
         coalesce(sum(tokens_output), 0)::BIGINT AS tokens_output,
         coalesce(sum(cache_read_tokens), 0)::BIGINT AS cache_read_tokens,
@@ -16,9 +14,7 @@ FROM (
         strftime(min(timestamp), '%Y-%m-%dT%H:%M:%S.%fZ') AS first_at,
         strftime(max(timestamp), '%Y-%m-%dT%H:%M:%S.%fZ') AS last_at
     FROM (
-        SELECT
-            *, /*failure*/ AS failure,
-            epoch_us(timestamp) // (?::BIGINT * 1000000) * ?::BIGINT AS moment
+        SELECT *, /*failure*/ AS failure
         FROM (/*logs*/) AS logs
         WHERE /*where*/
     )
