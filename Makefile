@@ -32,8 +32,11 @@ run: setup ## Start the proxy with ccproxy.toml and print where it is
 
 # Most of a test's time is a server's start or a wait, so more of them run than there are cores.
 # All tests of a file run in one process, where they share its servers.
-PARALLEL := -n 3 --dist loadfile
+# The files come in the order of tests/conftest.py.
+PARALLEL := -n 3 --dist loadfile --no-loadscope-reorder
 
+# Tests start hundreds of processes: without it, each would compile all of the source anew.
+test: export PYTHONDONTWRITEBYTECODE :=
 test: $(VENV)/.run $(VENV)/.test browser ## Run the tests (TESTS='-k journal' for some of them, one by one)
 	@$(PYTHON) -m pytest $(or $(TESTS),$(PARALLEL))
 

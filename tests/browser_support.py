@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
@@ -102,10 +103,13 @@ def axe(seen: Visit) -> list[str]:
 
 @contextmanager
 def visits(browser: Browser, url: str, **defaults: Any) -> Iterator[Callable[..., Visit]]:
-    """Give a function that opens pages below *url*; nothing may have gone wrong at the end."""
+    """Give a function that opens pages below *url*.
+
+    At the end nothing may have gone wrong on any of them, or been asked of another host.
+    """
     opened: list[Visit] = []
 
-    def open_page(path: str, **options: Any) -> Visit:
+    def open_page(path: str = "", **options: Any) -> Visit:
         opened.append(Visit(browser, **{**defaults, **options}))
         opened[-1].page.goto(url + path)
         return opened[-1]
@@ -114,3 +118,4 @@ def visits(browser: Browser, url: str, **defaults: Any) -> Iterator[Callable[...
     for one in opened:
         one.close()
         assert one.complaints == []
+        assert one.hosts == {urlsplit(url).netloc}

@@ -11,7 +11,6 @@ import secrets
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
+import launcher
 import pytest
 from scripted import ScriptedUpstream, wait_until
 
@@ -37,6 +37,21 @@ def free_port() -> int:
         port = 10_000 + secrets.randbelow(22_000)  # not seeded, as `random` is by some tests
         with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
             return port
+
+
+# What takes longest, first: else one process would still be at it when the others have ended.
+LONG = (
+    *("openapi", "recordings_replay", "dashboard_browser", "recorder", "survival", "disk_full"),
+    *("stream", "proxy", "parts", "logs_questions", "cli", "canary", "behind_proxies", "ingest"),
+    *("store", "wire", "dashboard", "dashboard_sessions", "pushgateway", "metrics_folders"),
+    *("exchange_capture", "content_wire", "hub", "serving", "cross_site", "tree", "upstream"),
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the files of LONG first."""
+    places = {f"test_{name}": place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(LONG)))
 
 
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
@@ -99,21 +114,19 @@ class Server:
         watched = {"HUB_WATCH": str(hub_watch())}
         self.env = {**watched, **inherited, **settings, "PYTHONPATH": str(ROOT)}
         self.log = self.log_path.open("ab")
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: launcher.Program | None = None
 
     def start(self) -> Server:
         """Start it in a folder without settings files, and wait until it answers."""
-        self.process = subprocess.Popen(
-            [
-                *(sys.executable, "-m", "gunicorn", "-k", "gevent"),
-                *("-c", str(ROOT / "tests" / "watched_gunicorn.py"), "wsgi:app"),
-            ],
+        self.process = launcher.start(
+            *("gunicorn", "-k", "gevent"),
+            *("-c", str(ROOT / "tests" / "watched_gunicorn.py"), "wsgi:app"),
             cwd=self.home,
             env=self.env,
             stdout=self.log,
             stderr=self.log,
         )
-        wait_until(self._answers, 20)
+        wait_until(self._answers, 60)
         return self
 
     def _answers(self) -> bool:
@@ -192,8 +205,8 @@ class Server:
         assert len(rows) == count, [row["request_id"] for row in rows]
         return rows[::-1]
 
-    def pids(self, part: str) -> list[int]:
-        """Return the ids of the server's living children whose command line contains *part*."""
+    def pids(self, is_meant: Callable[[str], bool]) -> list[int]:
+        """Return the ids of the server's living children whose command line is meant."""
         assert self.process is not None
         found = []
         for folder in Path("/proc").glob("[0-9]*"):
@@ -202,17 +215,19 @@ class Server:
                 line = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
             except OSError:  # it has just ended
                 continue
-            if int(parent) == self.process.pid and state != "Z" and part in line:
+            if int(parent) == self.process.pid and state != "Z" and is_meant(line):
                 found.append(int(folder.name))
         return sorted(found)
 
     def worker_pids(self) -> list[int]:
-        """Return the ids of the workers."""
-        return self.pids("wsgi:app")
+        """Return the ids of the workers: they are forked, and have the server's command line."""
+        assert self.process is not None
+        own = Path(f"/proc/{self.process.pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+        return self.pids(lambda line: line == own)
 
     def recorder_pids(self) -> list[int]:
         """Return the id of the recorder."""
-        return self.pids("ccproxy_flask.recorder")
+        return self.pids(lambda line: "-m ccproxy_flask.recorder " in line)
 
 
 _STOPPING: list[Server] = []
@@ -223,7 +238,8 @@ def servers_stop() -> Iterator[None]:
     """Each server that was asked to stop has ended after the tests."""
     yield
     for server in _STOPPING:
-        server.stop(30)
+        server.stop(60)
+    launcher.close()
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -141,6 +142,20 @@ class Site:
         self.journal.start(record)
         self.journal.end(record)
         return record
+
+
+@contextmanager
+def sites(home: Path) -> Iterator[Callable[..., Site]]:
+    """Give a function that starts a site in *home*; all are closed at the end."""
+    started: list[Site] = []
+
+    def start(**settings: Any) -> Site:
+        started.append(Site(home, **settings))
+        return started[-1]
+
+    yield start
+    for site in started:
+        site.close()
 
 
 def make_settings(home: Path, *, collect: bool = True, token: str | None = None) -> Settings:

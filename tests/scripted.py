@@ -196,10 +196,14 @@ def _requests(sock: socket.socket) -> Iterator[SeenRequest]:
 
 
 def wait_until(condition: Callable[[], object], seconds: float = 30.0) -> object:
-    """Return the first true value of *condition*; fail after *seconds*."""
-    deadline = time.monotonic() + seconds
+    """Return the first true value of *condition*; fail after *seconds*.
+
+    It is asked ever less often, as each question may cost a server more than a wait does.
+    """
+    deadline, pause = time.monotonic() + seconds, 0.005
     while time.monotonic() < deadline:
         if value := condition():
             return value
-        time.sleep(0.02)
+        time.sleep(pause)
+        pause = min(0.05, pause * 1.25)
     raise AssertionError(f"nothing after {seconds} s")

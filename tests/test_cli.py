@@ -14,6 +14,7 @@ import tomllib
 from decimal import Decimal
 from pathlib import Path
 
+import launcher
 import pytest
 from conftest import ROOT, free_port
 from scripted import wait_until
@@ -33,7 +34,8 @@ from ccproxy_flask.cli.show import (
 )
 from ccproxy_flask.cli.sse import Event, EventReader
 
-COMMAND = (sys.executable, "-m", "ccproxy_flask.cli")
+MODULE = "ccproxy_flask.cli"
+COMMAND = (sys.executable, "-m", MODULE)
 CHAT = (
     b'{"id":"c","object":"chat.completion","model":"gpt-4o-mini-2024-07-18","choices":[{"index":0,'
     b'"message":{"role":"assistant","content":"Hi"},"finish_reason":"stop"}],'
@@ -68,16 +70,8 @@ def cli(tmp_path):
     """Return a function that runs a command to its end: ``cli("logs", "query", env=…)``."""
 
     def run(*args, env=None, cwd=tmp_path, text=None, seconds=60):
-        return subprocess.run(
-            [*COMMAND, *args],
-            env=env or bare_environment(tmp_path),
-            cwd=cwd,
-            input=text,
-            capture_output=True,
-            text=True,
-            timeout=seconds,
-            check=False,
-        )
+        env = env or bare_environment(tmp_path)
+        return launcher.run(MODULE, *args, env=env, cwd=cwd, text=text, seconds=seconds)
 
     return run
 
@@ -108,15 +102,8 @@ def traffic(server, upstream):
 @contextlib.contextmanager
 def started(*args, env, cwd):
     """Give a command that runs meanwhile, as a process with pipes; kill what is left of it."""
-    process = subprocess.Popen(
-        [*COMMAND, *args],
-        env=env,
-        cwd=cwd,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    pipes = dict.fromkeys(("stdout", "stderr"), subprocess.PIPE)
+    process = launcher.start(MODULE, *args, env=env, cwd=cwd, text=True, **pipes)
     with process:  # waits for its end
         try:
             yield process
@@ -303,6 +290,8 @@ def test_wrong_url(cli, url):
 def test_token_of_the_settings_is_sent(cli, start_server):
     """With SECURITY__AUTH_TOKEN in the settings a guarded proxy answers, without it does not."""
     server = start_server(SECURITY__AUTH_TOKEN=TOKEN)
+    allowed = {"authorization": f"Bearer {TOKEN}"}
+    wait_until(lambda: server.request("GET", "/logs/query", headers=allowed)[0] == 200)
     told = cli("logs", "query", "--format", "json", env=server.env, cwd=server.home)
     assert (told.returncode, json.loads(told.stdout)) == (0, [])
     told = cli("logs", "query", "--url", server.url)

@@ -12,8 +12,8 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from browser_support import Visit, axe, browser_test, chromium, needs_npm
-from dashboard_support import Site, make_record, open_journal, wait_for
+from browser_support import Visit, axe, browser_test, chromium, needs_npm, visits
+from dashboard_support import Site, make_record, open_journal, sites, wait_for
 from playwright.sync_api import Browser, expect
 
 MARKUP = "<img src=x onerror=\"document.title='owned'\">"
@@ -27,15 +27,8 @@ pytestmark = browser_test
 @pytest.fixture
 def make_site(tmp_path: Path) -> Iterator[Callable[..., Site]]:
     """Return a function that starts a site; all are closed at the end."""
-    sites: list[Site] = []
-
-    def make(**settings: Any) -> Site:
-        sites.append(Site(tmp_path, **settings))
-        return sites[-1]
-
-    yield make
-    for site in sites:
-        site.close()
+    with sites(tmp_path) as make:
+        yield make
 
 
 @pytest.fixture
@@ -53,20 +46,15 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def visit(browser: Browser, site: Site) -> Iterator[Callable[..., Visit]]:
-    """Return a function that opens a page; nothing may have gone wrong at the end."""
-    visits: list[Visit] = []
+    """Return a function that opens a page and waits for its live connection."""
+    with visits(browser, site.url, viewport=DESK) as open_page:
 
-    def open_page(path: str = "", **options: Any) -> Visit:
-        visits.append(Visit(browser, **({"viewport": DESK} | options)))
-        visits[-1].page.goto(site.url + path)
-        visits[-1].expect_live()
-        return visits[-1]
+        def open_live(path: str = "", **options: Any) -> Visit:
+            seen = open_page(path, **options)
+            seen.expect_live()
+            return seen
 
-    yield open_page
-    for one in visits:
-        one.close()
-        assert one.complaints == []
-        assert one.hosts == {f"localhost:{site.port}"}
+        yield open_live
 
 
 def address(seen: Visit) -> dict[str, list[str]]:

@@ -197,7 +197,7 @@ def test_read_only_from_the_start(
     found = settled(server, accepted)
     if "journal" not in broken:
         assert found["dropped"] == {}
-    assert not spare_directory(disks.paths["journal"] / "journal").exists()
+    wait_until(lambda: not spare_directory(disks.paths["journal"] / "journal").exists())
 
 
 def test_small_journal_under_load(

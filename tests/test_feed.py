@@ -29,7 +29,7 @@ def feed(tmp_path: Path):
 
 def take(subscription: Subscription, count: int) -> list[dict[str, Any]]:
     """Return the next *count* events."""
-    found = [subscription.get(timeout=5) for _ in range(count)]
+    found = [subscription.get(timeout=30) for _ in range(count)]
     assert None not in found
     return [event for event in found if event is not None]
 

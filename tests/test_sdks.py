@@ -19,12 +19,17 @@ if TYPE_CHECKING:
 
 
 class Sdk:
-    """A module that is imported at its first use: whoever only collects tests need not wait."""
+    """A module that is imported at its first use: whoever only collects tests need not wait.
+
+    Who collects asks everything in a module for names with underscores.
+    """
 
     def __init__(self, name: str) -> None:
         self._name = name
 
     def __getattr__(self, attribute: str) -> Any:
+        if attribute.startswith("_"):
+            raise AttributeError(attribute)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what an SDK says of itself while it is imported
             return getattr(importlib.import_module(self._name), attribute)

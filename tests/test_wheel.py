@@ -120,7 +120,7 @@ def connects(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def until(condition, seconds=20.0):
+def until(condition, seconds=90.0):
     """Return whether *condition* came true in time."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
