@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -91,7 +92,13 @@ def test_figures_without_a_file_are_added(folder: Path) -> None:
     assert float(after.split()[-1]) == pytest.approx(float(before.split()[-1]) + 1000)
 
 
-@pytest.mark.parametrize("damage", [b"", b"\0" * 3, b"\xff" * 64, b"\x40\0\0\0" + b"\x10" * 90])
+# A whole entry, whose key is not what the library writes.
+NO_KEY = struct.pack("=iii20sdd", 48, 0, 20, b"no JSON, as long as ", 1.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    "damage", [b"", b"\0" * 3, b"\xff" * 64, b"\x40\0\0\0" + b"\x10" * 90, NO_KEY]
+)
 def test_a_damaged_file_spoils_no_other(folder: Path, tmp_path: Path, damage: bytes) -> None:
     """A file that cannot be read is left out; the figures of the others are told."""
     for path in folder.iterdir():

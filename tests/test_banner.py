@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 
 from conftest import ROOT
@@ -29,6 +30,14 @@ def test_each_client_has_one_line_with_the_address():
         [line] = [line for line in lines if line.strip().startswith(client)]
         assert "http://127.0.0.1:8123" in line
         assert "{url}" not in line
+
+
+def test_what_does_not_fit_a_line_goes_on_below_it():
+    """The columns stay columns: each further line begins where the commands and names do."""
+    lines = banner(settings(), ["http://127.0.0.1:8000"]).splitlines()[2:]
+    begin = lines[0].index("ANTHROPIC_BASE_URL")
+    listed = list(itertools.takewhile(bool, lines))
+    assert {(line[begin - 1] == " ", line[begin] != " ") for line in listed} == {(True, True)}
 
 
 def test_codex_is_told_by_its_configuration():

@@ -16,7 +16,7 @@ from ccproxy_flask.content import view
 from ccproxy_flask.content.assembly import RawExchange, assembled
 from ccproxy_flask.content.coding import compressed, decoded, way_of
 from ccproxy_flask.content.day_file import DayFile, Exchange
-from ccproxy_flask.content.frames import Frame, FrameParser, Kind, NotFrames, head_of
+from ccproxy_flask.content.frames import LARGEST, Frame, FrameParser, Kind, NotFrames, head_of
 from ccproxy_flask.content.pieces import cut, cut_stream
 from ccproxy_flask.content.secrets import secret_spans, stream_spans, take_out
 from ccproxy_flask.content.store import ContentStore
@@ -259,6 +259,12 @@ def test_frames_of_nobody_are_refused():
     """What is no frame ends the connection, not the memory."""
     with pytest.raises(NotFrames):
         list(FrameParser().feed(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"))
+    for kind in (0, 7):
+        with pytest.raises(NotFrames):
+            list(FrameParser().feed(head_of(kind, 1, 2, 3)))
+    assert list(FrameParser().feed(head_of(Kind.END, 1, LARGEST, 3))) == []  # not whole yet
+    with pytest.raises(NotFrames):
+        list(FrameParser().feed(head_of(Kind.END, 1, LARGEST + 1, 3)))
 
 
 @pytest.mark.parametrize("encoding", ["", "gzip", "br", "zstd", "deflate"])

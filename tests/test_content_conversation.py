@@ -118,6 +118,7 @@ def test_openai_chat():
     answer = answer_of("openai_chat", body, True)
     assert shape(answer["blocks"]) == [("text", "a"), ("tool_use", "f")]
     assert answer["blocks"][1]["input"] == {}
+    assert (answer["model"], answer["id"]) == ("m", "1")  # later events do not say it again
 
 
 def test_openai_responses():

@@ -157,6 +157,7 @@ def test_record_shows_no_credential_in_any_text():
     assert texts - set(TEXT_COLUMNS) == {
         *("request_id", "method", "endpoint", "client_ip", "service_type", "provider"),
         *("cost_source", "error_type", "api_key_id", "node", "transport", "request_class"),
+        "account_id",
     }
 
 

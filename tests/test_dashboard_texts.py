@@ -333,3 +333,26 @@ def test_settings_are_shown_without_secrets(tmp_path: Any) -> None:
     assert "http://***@proxy:3128" in shown
     for secret in ("token-1234567890", "hunter2", "sk-secret"):
         assert secret not in shown
+
+
+def test_titles_say_what_cells_have_no_room_for():
+    """Beside each short text of a row is the whole of it, and where a figure comes from."""
+    told = {
+        "request_id": "1",
+        "timestamp": "2026-01-02T03:04:05.678Z",
+        "model": "m-2026",
+        "model_requested": "m",
+        "path": "/v1/messages?beta=true",
+        "error_message": "Too busy",
+        "user_agent": "tool/1.0 (linux)",
+        "cost_source": "provider",
+        "tokens_reasoning": 7,
+    }
+    titles = texts.row(told)["titles"]
+    assert titles["time"] == "2026-01-02 03:04:05.678 UTC"
+    assert titles["model"] == "m-2026 (asked for m)"
+    assert (titles["path"], titles["error"]) == ("/v1/messages?beta=true", "Too busy")
+    assert (titles["client"], titles["cost"]) == ("tool/1.0 (linux)", "from provider")
+    assert titles["output"] == "7 of them reasoning"
+    nothing = texts.row({"request_id": "1", "timestamp": "2026-01-02T03:04:05Z"})["titles"]
+    assert set(nothing.values()) == {"2026-01-02 03:04:05.000 UTC", ""}

@@ -13,6 +13,7 @@ from itertools import chain
 from pathlib import Path
 
 import pytest
+from conftest import LONG
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "ccproxy_flask"
@@ -258,6 +259,11 @@ def test_every_module_has_its_tests():
         and path.parent.name not in stems
     ]
     assert untested == []
+
+
+def test_files_that_come_first_are_there():
+    """Whoever renames a test file that takes long finds it here."""
+    assert [name for name in LONG if f"test_{name}.py" not in {path.name for path in TESTS}] == []
 
 
 def test_public_things_are_described():

@@ -7,7 +7,6 @@ import json
 import socket
 import ssl
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -349,13 +348,27 @@ def test_address_is_looked_up_once_and_refreshed_beside() -> None:
     assert looked_up(addresses) == ["192.0.2.1"]
     server.free.clear()
     server.answer = ["192.0.2.2"]
-    time.sleep(0.02)
 
+    def asked_again() -> bool:
+        assert looked_up(addresses) == ["192.0.2.1"]
+        return server.asked == 2
+
+    wait_until(asked_again)
     for _ in range(5):
         assert looked_up(addresses) == ["192.0.2.1"]
     assert server.asked == 2
     server.free.set()
     wait_until(lambda: looked_up(addresses) == ["192.0.2.2"])
+
+
+def test_fresh_address_is_not_looked_up_again() -> None:
+    """For as long as an answer is said to hold, the name server is left in peace."""
+    server = NameServer()
+    addresses = Addresses(60, 60, server)
+    for _ in range(5):
+        assert looked_up(addresses) == ["192.0.2.1"]
+    wait_until(lambda: "lookup" not in {thread.name for thread in threading.enumerate()})
+    assert server.asked == 1
 
 
 def test_old_address_is_not_used_for_ever() -> None:
