@@ -10,6 +10,7 @@ import gc
 import os
 import resource
 import signal
+import socket
 import sys
 import threading
 import time
@@ -206,6 +207,8 @@ def post_worker_init(worker: Any) -> None:
     _settle(worker.cfg)
     limit = worker.cfg.worker_connections
     client_connections.connections.room = limit - max(1, limit // _ROOM_PART)
+    # The first look-up of an address loads the resolver: it keeps nobody waiting, either.
+    socket.getaddrinfo("127.0.0.1", 80)
     # A page that is rendered for the first time keeps nobody waiting.
     for name in worker.wsgi.jinja_env.list_templates():
         worker.wsgi.jinja_env.get_template(name)

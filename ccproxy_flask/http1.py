@@ -12,7 +12,10 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 Headers = list[tuple[str, str]]
 
@@ -65,10 +68,17 @@ def parse_head(block: bytes) -> Head:
         headers.append((name, value))
         if lower not in named:
             named[lower] = value
-    keep_alive = match[1] == "1"
-    if "connection" in named:
-        keep_alive = _keeps_alive(keep_alive, headers)
+    keep_alive = _keeps_alive(match[1] == "1", values_of("connection", headers, named))
     return Head(int(match[2]), match[3] or "", headers, named, keep_alive)
+
+
+def values_of(lower: str, headers: Headers, named: Mapping[str, str]) -> list[str]:
+    """Return the values of all *headers* with that name; *named* has the first ones."""
+    if lower not in named:
+        return []
+    if len(named) == len(headers):  # none is there twice
+        return [named[lower]]
+    return [value for name, value in headers if name.lower() == lower]
 
 
 @lru_cache(maxsize=1024)
@@ -77,14 +87,13 @@ def _lowered(name: str) -> str | None:
     return name.lower() if _NAME.fullmatch(name) else None
 
 
-def _keeps_alive(modern: bool, headers: Headers) -> bool:
-    for name, value in headers:
-        if name.lower() == "connection":
-            words = value.lower()
-            if "close" in words:
-                return False
-            if "keep-alive" in words:
-                return True
+def _keeps_alive(modern: bool, values: list[str]) -> bool:
+    for value in values:
+        words = value.lower()
+        if "close" in words:
+            return False
+        if "keep-alive" in words:
+            return True
     return modern
 
 
@@ -128,7 +137,7 @@ _NOT_ONE_LENGTH = "content-length is not one number"
 
 def _leave_one(head: Head, *, chunked: bool) -> None:
     """Take out of *head* every length but the one that counts. Raises NotHttp."""
-    codings = [value for name, value in head.headers if name.lower() == "transfer-encoding"]
+    codings = values_of("transfer-encoding", head.headers, head.named)
     if chunked and [coding.lower() for coding in codings] != ["chunked"]:
         raise NotHttp("the answer has a transfer coding that nobody asked for")
     lengths = [pair for pair in head.headers if pair[0].lower() == "content-length"]

@@ -155,7 +155,7 @@ def to_json(value: object) -> bytes:
 
 def _json_default(value: object) -> str:
     if isinstance(value, Decimal):
-        return format(value, "f")
+        return f"{value:f}"
     raise TypeError(f"{type(value).__name__} has no JSON form here")
 
 

@@ -30,6 +30,31 @@ for number in range(100):
 """
 
 
+READING_TO_NOBODY = """
+from gevent import monkey
+monkey.patch_all()
+import gevent
+from ccproxy_flask.proxy.body import RequestBody
+
+class Endless:
+    def read(self, size):
+        return bytes(size)
+
+turns = []
+
+def others():
+    while True:
+        turns.append(1)
+        gevent.sleep(0)
+
+gevent.spawn(others)
+body = RequestBody(Endless(), 1 << 30, 1 << 30, lambda piece: None)
+body.begin()
+body.discard()
+print(len(turns))
+"""
+
+
 def test_watch_tells_what_holds_the_hub(
     start_server: Callable[..., Server], tmp_path: Path
 ) -> None:
@@ -42,6 +67,14 @@ def test_watch_tells_what_holds_the_hub(
     line = json.loads(told.read_text().splitlines()[0])
     assert line["seconds"] > 0
     assert line["pid"] in server.worker_pids()
+
+
+def test_body_that_nobody_takes_lets_others_run() -> None:
+    """A gigabyte that is always there is read in many turns, and others have theirs between."""
+    command = [sys.executable, "-c", READING_TO_NOBODY]
+    turns = int(subprocess.run(command, capture_output=True, check=True, timeout=100).stdout)
+
+    assert turns > 3
 
 
 def test_scrape_of_many_series(start_server: Callable[..., Server], tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 from ccproxy_flask.gunicorn_config import *  # noqa: F403  gunicorn takes every name
 from ccproxy_flask.gunicorn_config import post_worker_init as _post_worker_init
 
-LIMIT_SECONDS = float(os.environ.get("HUB_WATCH_SECONDS", "0.100"))
+LIMIT_SECONDS = float(os.environ.get("HUB_WATCH_SECONDS", "0.020"))
 
 # What `_work` takes on the machine of the figures in benchmarks/README.md, otherwise idle.
 _WORK_SECONDS = 0.0012

@@ -221,8 +221,9 @@ def _is_for_gemini(path: str, headers: Mapping[str, str]) -> bool:
     if path.startswith(_ROOTS):
         return True
     # google-genai calls /v1/ where its base URL was changed.
-    ours = not headers.keys().isdisjoint(_HEADERS) or _CALL.search(path) is not None
-    return ours and path.startswith("/v1/")
+    if not path.startswith("/v1/"):
+        return False
+    return not _HEADERS.isdisjoint(headers) or _CALL.search(path) is not None
 
 
 def _asks_for_stream(path: str, document: dict[str, Any] | None) -> bool | None:

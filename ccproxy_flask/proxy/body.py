@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import BadRequest, BodyTooLarge, ClientDisconnected, ProxyError, RequestTimeout
 from ..server.request_parser import BodyReader
+from ..server.sockets import take_turns
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -86,7 +87,9 @@ class RequestBody:
         """Yield the body in pieces, without framing."""
         if self._first:
             yield self._first
+        turn = 0.0
         while not self._ended:
+            turn = take_turns(turn)
             if piece := self._read():
                 yield piece
 

@@ -7,9 +7,11 @@ is passed on as it came, repeated ones too.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from itertools import chain
 from typing import TYPE_CHECKING
 
+from .. import http1
 from ..dialects import KEY_HEADERS
 
 if TYPE_CHECKING:
@@ -44,7 +46,7 @@ def to_upstream(headers: Headers, named: Mapping[str, str]) -> Headers:
     """
     dropped = _REWRITTEN
     if "connection" in named:
-        dropped |= named_by_connection(headers)
+        dropped |= named_by_connection(headers, named)
     return [pair for pair in headers if pair[0] not in dropped]
 
 
@@ -55,15 +57,25 @@ def to_client(headers: Headers, named: Mapping[str, str]) -> Headers:
     """
     if HOP_BY_HOP.isdisjoint(named):
         return headers
-    dropped = HOP_BY_HOP | named_by_connection(headers)
+    dropped = HOP_BY_HOP | named_by_connection(headers, named)
     return [pair for pair in headers if pair[0].lower() not in dropped]
 
 
-def named_by_connection(headers: Headers) -> frozenset[str]:
-    """Return the lower-case names of the headers that ``Connection`` declares hop-by-hop."""
-    values = [value for name, value in headers if name.lower() == "connection"]
-    named = frozenset(name.strip().lower() for value in values for name in value.split(","))
-    return named - _NEVER_HIDDEN
+def named_by_connection(headers: Headers, named: Mapping[str, str]) -> frozenset[str]:
+    """Return the lower-case names of the headers that ``Connection`` declares hop-by-hop.
+
+    *named* has the first value of each by lower-case name.
+    """
+    value = ",".join(http1.values_of("connection", headers, named))
+    return _names_in(value) if len(value) <= _LONGEST_REMEMBERED else _names_in.__wrapped__(value)
+
+
+_LONGEST_REMEMBERED = 256
+
+
+@lru_cache(maxsize=128)
+def _names_in(value: str) -> frozenset[str]:
+    return frozenset(name.strip().lower() for name in value.split(",")) - _NEVER_HIDDEN
 
 
 def first_values(headers: Headers) -> dict[str, str]:

@@ -107,7 +107,9 @@ class ProxiedRequest:
             raise NotAllowed(
                 "this Host header is not allowed; name it in SECURITY__ALLOWED_HOSTS to allow it"
             )
-        if "connection" in self._named and "close" in wire.named_by_connection(self._headers):
+        if "connection" in self._named and "close" in wire.named_by_connection(
+            self._headers, self._named
+        ):
             # gunicorn only knows it when it stands alone
             self._environ.get("ccproxy.force_close", lambda: None)()
         size = wire.size_of(self._headers)

@@ -23,7 +23,21 @@ def install() -> None:
     """Make gunicorn read and write as it is said here, in this process."""
     parser.RequestParser.mesg_class = PlainRequest
     parser.RequestParser.finish_body = finishing(parser.Parser.finish_body)
+    wsgi.WSGIErrorsWrapper = LateErrors
     wsgi.Response = TransparentResponse
+
+
+class LateErrors(wsgi.WSGIErrorsWrapper):  # type: ignore[misc]  # gunicorn is untyped
+    """gunicorn's ``wsgi.errors``, made ready by the first who writes to it: hardly anybody."""
+
+    def __init__(self, cfg: Any) -> None:
+        self._cfg = cfg
+
+    def write(self, data: str) -> None:
+        """Write *data* to the error log's streams."""
+        if "streams" not in vars(self):
+            super().__init__(self._cfg)
+        super().write(data)
 
 
 class GunicornMiddleware:

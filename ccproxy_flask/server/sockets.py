@@ -69,8 +69,9 @@ def let_go(sock: Any, reading: Callable[[float], None] | None = None) -> None:
         if reading is not None:
             reading(_LINGER_SECONDS)
             return
-        left, deadline = _LINGER_BYTES, time.monotonic() + _LINGER_SECONDS
+        left, deadline, turn = _LINGER_BYTES, time.monotonic() + _LINGER_SECONDS, 0.0
         while left > 0 and (seconds := deadline - time.monotonic()) > 0:
+            turn = take_turns(turn)
             sock.settimeout(seconds)
             data = sock.recv(_LINGER_PIECE)
             if not data:
@@ -78,6 +79,18 @@ def let_go(sock: Any, reading: Callable[[float], None] | None = None) -> None:
             left -= len(data)
 
 
+def take_turns(began: float) -> float:
+    """Let others run where this turn, which *began* then, is over; return when the turn began.
+
+    For loops over data that may always be there: nothing in them would ever wait.
+    """
+    if time.monotonic() - began < _TURN_SECONDS:
+        return began
+    time.sleep(0)
+    return time.monotonic()
+
+
+_TURN_SECONDS = 0.002
 _LINGER_SECONDS = 5.0
 _LINGER_BYTES = 64 << 20
 _LINGER_PIECE = 64 << 10

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from ... import http1
 from ...errors import ClientDisconnected, ProxyError, UpstreamBroken, UpstreamTimeout
-from ...server.sockets import hang_up, send_all
+from ...server.sockets import hang_up, send_all, take_turns
 from .call import READ_SIZE, UpstreamCall, UpstreamResponse
 from .connections import Connections, Origin, origin_of
 
@@ -24,9 +24,8 @@ if TYPE_CHECKING:
     from .call import UpstreamRequest
     from .connections import Connection
 
-# A read of so much says that more is waiting; after so long of them it is the others' turn.
+# A read of so much says that more is waiting.
 _MUCH = 16 << 10
-_TURN_SECONDS = 0.002
 _TRAILER_SECONDS = 10.0
 _COOPERATIVE = socket.socket.__module__.startswith("gevent")
 
@@ -208,15 +207,7 @@ class DirectCall(UpstreamCall):
 
     def _let_others_run(self) -> None:
         # Where data is always there, nothing would ever wait, and one answer hold up all others.
-        self._turn_began = _turn(self._turn_began)
-
-
-def _turn(began: float) -> float:
-    """Let others run where this turn, which began then, is over; return when the turn began."""
-    if time.monotonic() - began < _TURN_SECONDS:
-        return began
-    time.sleep(0)
-    return time.monotonic()
+        self._turn_began = take_turns(self._turn_began)
 
 
 class Upload(threading.Thread):
@@ -231,10 +222,8 @@ class Upload(threading.Thread):
         """Send head and body; what goes wrong is kept for the reader of the answer."""
         try:
             self._sock.sendall(self._head)
-            turn_began = 0.0
             for piece in self._body.wire_pieces():
                 self._sock.sendall(piece)
-                turn_began = _turn(turn_began)
         except (ClientDisconnected, ProxyError) as error:
             self.error = error
             hang_up(self._sock)  # the call's own: it keeps the connection until this ends
