@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
 
-    from ccproxy_flask.store.base import LimitRow, RecordingStore
+    from ccproxy_flask.store.base import RecordingStore
+    from ccproxy_flask.store.limit_rows import LimitRow
 
 log = structlog.get_logger(__name__)
 

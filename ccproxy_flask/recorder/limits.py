@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from ccproxy_flask.journal.lines import parse
-from ccproxy_flask.store.base import LimitRow
+from ccproxy_flask.store.limit_rows import LimitRow
 from ccproxy_flask.usage.limits import Window, windows
 
 if TYPE_CHECKING:

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
         RecordingStore,
         StoreStatus,
     )
+    from ccproxy_flask.store.limit_rows import LimitsAsked
     from ccproxy_flask.store.sessions import SessionPage, SessionsPage
     from ccproxy_flask.totals import Totals
 
@@ -293,6 +294,10 @@ class Recorder:
     def groups(self, where: LogFilter, grouping: Grouping) -> bytes:
         """Return sums of the rows of *where* as the text of a JSON array."""
         return self._current().groups(where, grouping)
+
+    def limits(self, asked: LimitsAsked) -> bytes:
+        """Return how full each window is and who filled it, as the text of a JSON array."""
+        return self._current().limits(asked)
 
     def export(self, where: LogFilter, form: str) -> Generator[bytes]:
         """Give all rows as ``csv``, ``jsonl`` or ``parquet``."""

@@ -16,6 +16,7 @@ from ccproxy_flask.caching.prices import InputPricing
 from ccproxy_flask.errors import ContentNotKept, StoreUnavailable
 from ccproxy_flask.metrics import aggregation, multiprocess_values
 from ccproxy_flask.store.base import Cursor, Grouping, LogFilter, Page, QueryRefused, abandoned
+from ccproxy_flask.store.limit_rows import LimitsAsked
 from ccproxy_flask.store.remote import FACTS_HEADER, LANES, lane_socket
 from ccproxy_flask.store.sessions import SessionPage
 
@@ -67,6 +68,7 @@ class Questions:
             "/cache": self._cache,
             "/analytics": self._analytics,
             "/groups": self._groups,
+            "/limits": self._limits,
             "/sql": self._sql,
             "/status": self._status,
             "/reset": self._reset,
@@ -106,6 +108,9 @@ class Questions:
         where = LogFilter.from_wire(asked.pop("where"))
         grouping = Grouping(**asked | {"by": tuple(asked["by"])})
         return self._store.groups(where, grouping), {}
+
+    def _limits(self, asked: dict[str, Any]) -> Answer:
+        return self._store.limits(LimitsAsked.from_wire(asked)), {}
 
     def _sql(self, asked: dict[str, Any]) -> Answer:
         return self._store.sql(asked["text"], asked["limit"]), {}

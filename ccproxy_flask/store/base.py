@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import orjson
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from ccproxy_flask.totals import Totals
 
+    from .limit_rows import LimitRow, LimitsAsked
     from .sessions import SessionPage, SessionsPage
 
 abandoned: ContextVar[Callable[[], bool]] = ContextVar("abandoned", default=lambda: False)
@@ -146,24 +147,6 @@ class QueryPage:
         return rows
 
 
-class LimitRow(NamedTuple):
-    """One row: what an answer of *provider* said of a *window* of *account*, a keyed hash. Times
-    are UTC without a zone. Docs: docs/limits.md."""
-
-    timestamp: datetime
-    provider: str | None
-    account: str | None
-    window: str
-    used: float | None
-    limit: float | None
-    remaining: float | None
-    reset: datetime | None
-    status: str | None
-    request_id: str | None
-    window_seconds: int | None
-    note: str | None
-
-
 @dataclass(frozen=True, slots=True)
 class StoreStatus:
     """The state of a store and of what fills it. Times are UTC, ages are seconds."""
@@ -224,6 +207,12 @@ class Store(Protocol):
 
         the columns of *grouping*, ``requests``, ``errors``, ``unpriced``, ``first_at``,
         ``last_at``, and sums of tokens and USD under the names of their columns.
+        """
+
+    def limits(self, asked: LimitsAsked) -> bytes:
+        """Return how full each window is and who filled it, as the text of a JSON array.
+
+        Docs: docs/limits.md.
         """
 
     def export(self, where: LogFilter, form: str) -> Generator[bytes]:

@@ -17,9 +17,9 @@ from .statements import number_in
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from .base import LimitRow
     from .batch import BatchFile
     from .database import Database
+    from .limit_rows import LimitRow
     from .parts import Parts
     from .sums import Sums
 

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import os
+from datetime import UTC, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .base import LimitRow
+import orjson
+
+from .limit_rows import LimitRow
+from .quota_periods import is_quota
+from .quota_shares import Cell, Uses
 from .statements import number_in, quoted
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from datetime import datetime
-    from pathlib import Path
 
     import duckdb
+
+    from .limit_rows import LimitsAsked
 
 TABLE = "rate_limits"
 MOST_ROWS = 1_000_000
@@ -28,16 +35,31 @@ _TYPES = {
     "reset": "TIMESTAMP",
     "window_seconds": "BIGINT",
 } | dict.fromkeys(("used", "limit", "remaining"), "DOUBLE")
-_LISTS = ", ".join(f"unnest(?::{_TYPES.get(name, 'VARCHAR')}[])" for name in LimitRow._fields)
+# As one text: of the values of a list, DuckDB looks at each for a type of numpy.
+_SHAPE = orjson.dumps([{name: _TYPES.get(name, "VARCHAR") for name in LimitRow._fields}]).decode()
 
+HISTORY = timedelta(days=14)
+"""What tokens take of a window is found from so much of its history."""
+NEEDED = (
+    *("timestamp", "duration_ms", "provider", "account_id", "session_id", "agent_id", "model"),
+    *("client", "api_key_id", "cost_usd", "tokens_input", "cache_read_tokens"),
+    *("cache_write_tokens", "tokens_output"),
+)
+"""The columns of requests that are read for it."""
+LONGEST = timedelta(hours=6)
+"""A request that takes longer is not looked for."""
+_USES = (Path(__file__).parent / "queries/uses.sql").read_text(encoding="utf-8")
 # ruff: noqa: S608  our names
 
 
 def insert(cursor: duckdb.DuckDBPyConnection, rows: Sequence[LimitRow]) -> None:
     """Add *rows*, all with one statement."""
     if rows:
-        values = [list(column) for column in zip(*rows, strict=True)]
-        cursor.execute(f"INSERT INTO {TABLE} ({_NAMES}) SELECT {_LISTS}", values)
+        text = orjson.dumps([row._asdict() for row in rows]).decode()
+        cursor.execute(
+            f"INSERT INTO {TABLE} BY NAME SELECT unnest(from_json(?::JSON, ?), recursive := true)",
+            [text, _SHAPE],
+        )
 
 
 def newest(cursor: duckdb.DuckDBPyConnection, of_each: int) -> list[LimitRow]:
@@ -57,6 +79,55 @@ def rows(cursor: duckdb.DuckDBPyConnection, where: str, values: list[Any]) -> li
         f"SELECT {_NAMES} FROM {TABLE} WHERE {where} ORDER BY timestamp, request_id", values
     )
     return [LimitRow(*row) for row in found.fetchall()]
+
+
+def asked_for(cursor: duckdb.DuckDBPyConnection, asked: LimitsAsked) -> list[LimitRow]:
+    """Return the rows of what is *asked*, and as many older ones as the weights are found from."""
+    begin = min(utc(asked.start_time), utc(asked.end_time) - HISTORY)
+    condition, values = "timestamp >= ? AND timestamp <= ?", [begin, utc(asked.end_time)]
+    for name in ("provider", "account"):
+        if (value := getattr(asked, name)) is not None:
+            condition += f" AND {name} = ?"
+            values.append(value)
+    found = rows(cursor, condition, values)
+    return [row for row in found if asked.window in (None, row.window)]
+
+
+def moves(rows: Iterable[LimitRow]) -> dict[tuple[str | None, str | None], list[datetime]]:
+    """Return, by provider and account, when a window moved of which it can be asked who filled
+    it."""
+    times: dict[tuple[str | None, str | None], set[datetime]] = {}
+    for row in rows:
+        if is_quota(row):
+            times.setdefault((row.provider, row.account), set()).add(row.timestamp)
+    return {account: sorted(found) for account, found in times.items()}
+
+
+def utc(moment: datetime) -> datetime:
+    """Return *moment* in UTC, without a zone."""
+    return moment.astimezone(UTC).replace(tzinfo=None)
+
+
+def uses(
+    cursor: duckdb.DuckDBPyConnection,
+    logs: str,
+    provider: str | None,
+    account: str | None,
+    times: Sequence[datetime],
+) -> Uses:
+    """Return what the requests of an account used between *times*, from *logs*, a SELECT."""
+    moments = ",".join(moment.isoformat() for moment in times)
+    values = [moments, len(times), times[0] - LONGEST, times[-1], provider, account]
+    found = cursor.execute(_USES.replace("/*logs*/", logs), values).fetchall()
+    known = Uses(list(times), [])
+    ended: dict[int, datetime] = {}
+    for *facts, end, tokens in found:
+        cell = Cell(*facts)
+        known.cells.append(cell)
+        if cell.step not in ended or end > ended[cell.step]:
+            ended[cell.step] = end
+            known.last[cell.step] = (cell.model, tokens)
+    return known
 
 
 def expire(cursor: duckdb.DuckDBPyConnection, oldest: datetime | None) -> int:

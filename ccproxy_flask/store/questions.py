@@ -13,9 +13,10 @@ from ccproxy_flask.errors import StoreUnavailable
 from ccproxy_flask.filters import LogFilter
 from ccproxy_flask.totals import Totals, complete
 
-from . import analytics, figures, statements
+from . import analytics, figures, limits, quota, statements
 from .base import Cursor, EntriesPage, Grouping, Page, QueryPage
 from .parts import RECENT
+from .quota_shares import Meter
 from .sessions import SessionsPage
 from .statements import number_in
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from .analytics import Row
     from .database import Database
     from .figures import Hours
+    from .limit_rows import LimitsAsked
     from .parts import Part, Parts
     from .pipes import Pipes
     from .sessions import SessionPage
@@ -47,6 +49,7 @@ class Questions:
 
     def __init__(self, database: Database, parts: Parts, sums: Sums, pipes: Pipes | None) -> None:
         self._database, self._parts, self._sums, self._pipes = database, parts, sums, pipes
+        self._meter = Meter()
 
     # -- rows --------------------------------------------------------------------------------------
 
@@ -247,6 +250,19 @@ class Questions:
         [(recent,)] = cursor.execute(f"SELECT max(timestamp) FROM {RECENT}").fetchall()  # noqa: S608  our names
         times = [part.last for part in self._parts.registered(cursor)]
         return max([*times, recent] if recent else times, default=None)
+
+    def limits(self, asked: LimitsAsked) -> bytes:
+        """As Store.limits()."""
+        start, end = limits.utc(asked.start_time), limits.utc(asked.end_time)
+        with self._moment() as cursor:
+            rows = limits.asked_for(cursor, asked)
+            uses = {}
+            for account, times in limits.moves(rows).items():
+                where = LogFilter(start_time=times[0] - limits.LONGEST, end_time=times[-1])
+                logs = self._parts.relation(self._overlapping(cursor, where), names=limits.NEEDED)
+                uses[account] = limits.uses(cursor, logs, *account, times)
+        now = min(datetime.now(UTC).replace(tzinfo=None), end)
+        return orjson.dumps(quota.answered(rows, uses, now, start, self._meter))
 
     # -- files -------------------------------------------------------------------------------------
 

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
     from pathlib import Path
 
+    from .limit_rows import LimitsAsked
     from .sessions import SessionPage
 
 FACTS_HEADER = "x-ccproxy-facts"
@@ -54,6 +55,7 @@ LANES = {"status": 2, "small": 4, "large": 3}
 of each lane are answered beside each other. Others wait for their turn."""
 _ENDINGS = {"status": "stat", "small": "sock", "large": "bulk"}
 _LARGE = frozenset({"/analytics", "/groups", "/export", "/sessions", "/session", "/sql", "/reset"})
+_LARGE = frozenset({"/analytics", "/export", "/limits", "/sessions", "/session", "/sql", "/reset"})
 _SMALL_PAGE = 1000
 _SMALL_OFFSET = 10_000
 
@@ -135,6 +137,10 @@ class RemoteStore:
         """Return sums of the rows of *where* as the text of a JSON array."""
         asked = {"where": where.to_wire(), **dataclasses.asdict(grouping)}
         return self._ask("/groups", asked)[0]
+
+    def limits(self, asked: LimitsAsked) -> bytes:
+        """Return how full each window is and who filled it, as the text of a JSON array."""
+        return self._ask("/limits", dataclasses.asdict(asked))[0]
 
     def export(self, where: LogFilter, form: str) -> Generator[bytes]:
         """Give all rows as ``csv``, ``jsonl`` or ``parquet``."""
