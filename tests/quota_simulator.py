@@ -34,6 +34,15 @@ class Request:
         return sum(count * weight for count, weight in pairs) / 1e6
 
 
+def weights() -> dict[tuple[str, str], float]:
+    """Return the weights by model and kind."""
+    return {
+        (model, kind): weight
+        for model, all_kinds in WEIGHTS.items()
+        for kind, weight in zip(KINDS, all_kinds, strict=True)
+    }
+
+
 @dataclass
 class Provider:
     """Two windows, 5 hours and 7 days: each begins with the first use after its reset."""
@@ -43,6 +52,7 @@ class Provider:
     resets: dict[str, float] = field(default_factory=dict)
     used: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     """Window → session → what it took since the last reset."""
+    by_kind: Counter[tuple[str, str]] = field(default_factory=Counter)
     _told: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     """The same, as it was when somebody was told of the window last."""
     _before: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
@@ -69,6 +79,13 @@ class Provider:
         self._turn(at)
         for window in self.lengths:
             self.used[window][request.session] += request.takes()
+        for kind, count in zip(KINDS, request.tokens, strict=True):
+            self.by_kind[request.model, kind] += count * weights()[request.model, kind] / 1e6
+
+    @property
+    def shares(self) -> dict[tuple[str, str], float]:
+        """How much of all use each model and kind of tokens is."""
+        return {name: used / self.by_kind.total() for name, used in self.by_kind.items()}
 
     def told(self, window: str) -> Counter[str]:
         """Return what each session took, as far as anybody was told of it before a reset."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -319,3 +320,73 @@ def test_an_answer_states_limits(server, upstream):
     for path in (server.home / "data").rglob("*.ndjson"):
         assert key not in path.read_text()
         assert organisation not in path.read_text()
+
+
+def quota(talk, used):
+    """Answer as a subscription does: 2 % of its window for each million tokens of output."""
+    asked = json.loads(talk.request.body)
+    reset = str(int(time.time()) // 3600 * 3600 + 7200)
+    headers = (
+        ("content-type", "application/json"),
+        ("anthropic-organization-id", "org-1"),
+        ("anthropic-ratelimit-unified-5h-utilization", f"{sum(used) / 50e6:.2f}"),
+        ("anthropic-ratelimit-unified-5h-reset", reset),
+    )
+    used.append(asked["max_tokens"])
+    usage = {"input_tokens": 0, "output_tokens": asked["max_tokens"]}
+    answer = {"type": "message", "model": "claude-opus-4-5", "usage": usage, "content": []}
+    talk.answer(json.dumps(answer).encode(), headers=headers)
+
+
+@pytest.fixture(scope="module")
+def told(shared_server, shared_upstream):
+    """What is said of a window that two sessions filled, one of them three times as much."""
+    shared_upstream.reset()
+    assert shared_server.request("POST", "/logs/reset")[0] == 200
+    used = []
+    shared_upstream.script = lambda talk: quota(talk, used)
+    for number in range(25):
+        sent = {"content-type": "application/json", "x-session-id": f"s-{number % 2}"}
+        tokens = 1_500_000 if number % 2 else 500_000
+        body = json.dumps({"model": "claude-opus-4-5", "max_tokens": tokens}).encode()
+        assert shared_server.request("POST", "/v1/messages", body, sent)[0] == 200
+    shared_server.records(25)
+    return shared_server
+
+
+def test_who_filled_a_window(told):
+    """The window as it is, when it is full, and the share of each session, without any formula."""
+    found = told.get_json("/logs/limits")
+    [window] = found["windows"]
+    assert (window["window"], window["used"], window["is_current"]) == ("5h", 0.48, True)
+    assert window["full_reason"] in (None, "too_little_known", "resets_first")
+    assert window["meter"]["method"] in ("by_price", "fitted")
+    shares = {one["name"]: one["share"] for one in window["used_by"]["by"]["session"]}
+    assert shares["s-1"] == pytest.approx(0.75, abs=0.02)
+    assert shares["s-0"] == pytest.approx(0.25, abs=0.02)
+    assert window["used_by"]["unexplained"] == 0
+    assert [used for _, used in window["history"]][-1] == 0.48
+
+
+def test_filters_of_limits(told):
+    """Windows are chosen by provider, account and name; what is wrong is said."""
+    [window] = told.get_json("/logs/limits", window="5h", provider="anthropic")["windows"]
+    assert told.get_json("/logs/limits", account=window["account"])["count"] == 1
+    for asked in ({"window": "7d"}, {"provider": "openai"}, {"account": "nobody"}):
+        assert told.get_json("/logs/limits", **asked)["windows"] == []
+    for wrong in ("hours=0", "window=", "start_time=2026-11-21&end_time=2026-11-20", "limit=1"):
+        status, _, body = told.request("GET", f"/logs/limits?{wrong}")
+        assert status == 422, body
+
+
+def test_limits_in_sql(told):
+    """The table stands beside that of records for the operator's own statements."""
+    text = (
+        'SELECT max(used), count(DISTINCT account), any_value("window"), count(*) = count(r.model) '
+        "FROM rate_limits JOIN access_logs AS r USING (request_id)"
+    )
+    body = json.dumps({"sql": text}).encode()
+    status, _, answer = told.request(
+        "POST", "/logs/sql", body, {"content-type": "application/json"}
+    )
+    assert (status, json.loads(answer)["rows"]) == (200, [[0.48, 1, "5h", True]])

@@ -16,7 +16,6 @@ from ccproxy_flask.store.duckdb import DuckDBStore
 from ccproxy_flask.store.limit_rows import LimitsAsked
 
 BEGAN = datetime(2026, 11, 9, tzinfo=UTC)
-CAPACITY = simulator.Provider().capacity
 
 
 def line(request, number):
@@ -54,47 +53,43 @@ def stored(folder, own):
     return store
 
 
-def answer(store, days=7.5, **more):
+def answer(store, days=13.5, **more):
     """Return the windows by name, as they are *days* after the beginning."""
     end = BEGAN + timedelta(days=days)
     found = store.limits(LimitsAsked(BEGAN, end, **more))
     return {one["window"]: one for one in orjson.loads(found)}
 
 
-@pytest.fixture(scope="module", params=[0, 12], ids=["alone", "shared"])
-def week(request, tmp_path_factory):
-    """A week of many sessions on one account, alone or beside another device: the requests, and
+@pytest.fixture(scope="module", params=[0, 22], ids=["alone", "shared"])
+def weeks(request, tmp_path_factory):
+    """Two weeks of many sessions on one account, alone or beside another device: the requests, and
     what is said of the windows."""
-    own, others = simulator.fleet(5), simulator.foreign(5, bursts=request.param)
+    own = simulator.fleet(5, days=13, sessions=170)
+    others = simulator.foreign(5, days=13, bursts=request.param)
     provider = simulator.run(own, others)
-    store = stored(tmp_path_factory.mktemp("week"), own)
+    store = stored(tmp_path_factory.mktemp("weeks"), own)
     yield provider, answer(store)
     store.close()
 
 
 @pytest.mark.parametrize("window", ["5h", "7d"])
-def test_weights_are_recovered(week, window):
-    """What a token of each kind takes is found within 5 %, from figures rounded to a hundredth."""
-    _, windows = week
+def test_weights_are_recovered(weeks, window):
+    """What a token of each kind takes is found from figures rounded to a hundredth: within 5 % for
+    all that takes a tenth of the window or more; the interval says how well the rest is known."""
+    provider, windows = weeks
     found = {(one["model"], one["kind"]): one for one in windows[window]["meter"]["weights"]}
-    for model, weights in simulator.WEIGHTS.items():
-        for kind, weight in zip(simulator.KINDS, weights, strict=True):
-            one = found[model, kind]
-            true = weight / CAPACITY[window]
-            print(
-                window,
-                model,
-                kind,
-                one["per_million"] / true,
-                (one["high"] - one["low"]) / 2 / true,
-            )
+    for (model, kind), weight in simulator.weights().items():
+        one, true = found[model, kind], weight / provider.capacity[window]
+        margin = one["high"] - one["per_million"]
+        assert abs(one["per_million"] - true) < 1.5 * margin, (model, kind)
+        if provider.shares[model, kind] >= 0.1:
             assert one["per_million"] == pytest.approx(true, rel=0.05)
 
 
 @pytest.mark.parametrize("window", ["5h", "7d"])
-def test_shares_of_sessions(week, window):
+def test_shares_of_sessions(weeks, window):
     """Each session's share of all moves is right within 2 points; so is what is from elsewhere."""
-    provider, windows = week
+    provider, windows = weeks
     told = windows[window]["used_by_range"]
     takes = provider.told(window)
     total = takes.total()

@@ -1,6 +1,6 @@
 """The logs API: what was recorded, for programs and for the dashboard."""
 
-from . import content, sessions, stream
+from . import content, limits, sessions, stream
 from .routes import blueprint
 
-__all__ = ["blueprint", "content", "sessions", "stream"]
+__all__ = ["blueprint", "content", "limits", "sessions", "stream"]

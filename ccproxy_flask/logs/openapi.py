@@ -26,6 +26,7 @@ from .parameters import (
     Entries,
     Export,
     Query,
+    RateLimits,
     Search,
     Session,
     Sessions,
@@ -129,6 +130,7 @@ def _paths() -> dict[str, Any]:
         "/logs/analytics": {"get": _rows("analytics", "Figures over a time", "Analytics")},
         "/logs/sessions": {"get": _rows("sessions", "Sessions with their totals", "Sessions")},
         "/logs/sessions/{session_id}": {"get": _one_session()},
+        "/logs/limits": {"get": _limits()},
         "/logs/export": {"get": _export()},
         "/logs/stream": {"get": _stream()},
         "/logs/status": {"get": _operation("status", "How recording does", reference("Status"))},
@@ -202,6 +204,11 @@ def _one_entry() -> dict[str, Any]:
 def _cache() -> dict[str, Any]:
     operation = _operation("cache", "Why the cache missed, and what it cost", reference("Cache"))
     return operation | {"parameters": _one_entry()["parameters"]}
+
+
+def _limits() -> dict[str, Any]:
+    operation = _operation("limits", "Rate limits, and who used them", reference("RateLimits"))
+    return operation | {"parameters": _parameters(RateLimits)}
 
 
 def _one_session() -> dict[str, Any]:

@@ -16,13 +16,16 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    ValidationInfo,
     WithJsonSchema,
+    field_validator,
 )
 
 from ccproxy_flask.errors import CcproxyError, InvalidParameter
 from ccproxy_flask.filters import LogFilter, query_formats
-from ccproxy_flask.filters.values import AS_INTEGER, Column, Flag, Text
+from ccproxy_flask.filters.values import AS_INTEGER, Column, Flag, Moment, Text
 from ccproxy_flask.store.base import MOST_ROWS, Cursor, Page
+from ccproxy_flask.store.limit_rows import LimitsAsked
 from ccproxy_flask.store.sessions import CURSOR as SESSION_CURSOR
 from ccproxy_flask.store.sessions import SessionCursor, SessionOrder, SessionPage
 
@@ -146,6 +149,35 @@ class Analytics(_Rows):
         end = found.end_time or datetime.now(UTC)
         start = max(query_formats.EPOCH, end - timedelta(hours=self.hours))
         return found.model_copy(update={"start_time": start})
+
+
+class RateLimits(BaseModel):
+    """What ``/logs/limits`` takes."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    provider: Annotated[Text | None, Field(description="One provider")] = None
+    account: Annotated[Text | None, Field(description="One account, by its hash")] = None
+    window: Annotated[Text | None, Field(description="One window: `5h`, `7d`, `tokens`…")] = None
+    start_time: Annotated[Moment | None, Field(description="From this time on")] = None
+    end_time: Annotated[Moment | None, Field(description="As it was at this time")] = None
+    hours: Annotated[
+        int, Field(ge=1, le=8784, description="The last hours, without `start_time`"), AS_INTEGER
+    ] = 168
+
+    @field_validator("end_time")
+    @classmethod
+    def _not_reversed(cls, value: datetime | None, info: ValidationInfo) -> datetime | None:
+        start = info.data.get("start_time")
+        if value is not None and start is not None and value < start:
+            raise ValueError("end_time must not be less than start_time")
+        return value
+
+    def meant(self) -> LimitsAsked:
+        """Return what is asked for, with both times; the start is not behind the end."""
+        end = min(self.end_time or datetime.now(UTC), datetime.now(UTC))
+        start = self.start_time or max(query_formats.EPOCH, end - timedelta(hours=self.hours))
+        return LimitsAsked(min(start, end), end, self.provider, self.account, self.window)
 
 
 class Export(_Rows):

@@ -65,9 +65,45 @@ def schemas() -> dict[str, Schema]:
         "CacheVerdict": _cache_verdict(),
         "Rent": _rent(),
         "Found": _found(),
+        "RateLimits": _rate_limits(),
+        "Share": _object(_fields(_TEXT_OR_NULL, "name") | _shares()),
+        "UsedBy": _used_by(),
         "Error": _object({"error": _object(_fields(_TEXT, "type", "message"))}),
         "Problems": _problems(),
     }
+
+
+def _shares() -> dict[str, Schema]:
+    return {"used": _AMOUNT, "share": _AMOUNT_OR_NULL, "requests": _COUNT}
+
+
+def _rate_limits() -> Schema:
+    weight = _fields(_TEXT, "model", "kind") | {"is_known": _FLAG}
+    meter = _fields(_TEXT_OR_NULL, "method", "reason", "of") | _fields(_COUNT, "blocks", "left_out")
+    meter |= {"elsewhere_per_hour": _AMOUNT, "per_usd": _AMOUNT_OR_NULL}
+    weights = _object(weight | _fields(_AMOUNT, "per_million", "low", "high"))
+    shared: Schema = {"anyOf": [reference("UsedBy"), {"type": "null"}]}
+    window = {
+        "window": _TEXT,
+        **_fields(_TEXT_OR_NULL, "provider", "account", "status", "note", "request_id"),
+        **_fields(_AMOUNT_OR_NULL, "used", "limit", "remaining", "pace_per_hour"),
+        **_fields(_TIME_OR_NULL, "reset", "full_at"),
+        "window_seconds": _COUNT_OR_NULL,
+        "stated_at": _TIME,
+        **_fields(_FLAG, "is_current", "is_quota"),
+        "full_reason": _TEXT_OR_NULL,
+        "history": _list({"type": "array", "prefixItems": [_TIME, _AMOUNT]}),
+        "meter": {"anyOf": [_object(meter | {"weights": _list(weights)}), {"type": "null"}]},
+        **_fields(shared, "used_by", "used_by_range"),
+    }
+    facts = {"windows": _list(_object(window)), "count": _COUNT}
+    return _object(facts | _fields(_TIME, "start_time", "end_time"))
+
+
+def _used_by() -> Schema:
+    by = _fields(_list(reference("Share")), "session", "agent", "model", "client", "key")
+    figures = _fields(_AMOUNT, "moved", "explained", "unexplained")
+    return _object(_fields(_TIME, "from", "to") | figures | {"by": _object(by)})
 
 
 def _content() -> Schema:

@@ -20,7 +20,7 @@ from ccproxy_flask.errors import StoreUnavailable
 from .base import QueryRefused
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 SQL_SECONDS = 10.0
 """A statement that takes longer is broken off."""
@@ -43,17 +43,19 @@ class AdhocSql:
         self._busy: set[_Process] = set()
         self._closed = False
 
-    def answer(self, text: str, limit: int, view: str, is_abandoned: Callable[[], bool]) -> bytes:
+    def answer(
+        self, text: str, limit: int, views: Mapping[str, str], is_abandoned: Callable[[], bool]
+    ) -> bytes:
         """Answer *text* by *limit* rows at most, as Store.sql() tells it.
 
-        *view* is the SELECT that ``access_logs`` is. Raises QueryRefused, or StoreUnavailable
+        *views* are the SELECTs that the tables are. Raises QueryRefused, or StoreUnavailable
         where others are running, or once *is_abandoned* says that nobody waits for the answer.
         """
         if not self._slots.acquire(blocking=False):
             raise StoreUnavailable("other SQL queries are running", retry_after=5)
         try:
             deadline = time.monotonic() + SQL_SECONDS
-            asked = orjson.dumps({"text": text, "limit": limit, "view": view})
+            asked = orjson.dumps({"text": text, "limit": limit, "views": views})
             return self._answered(asked, deadline, is_abandoned)
         finally:
             self._slots.release()

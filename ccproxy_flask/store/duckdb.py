@@ -15,10 +15,11 @@ from .base import StoreStatus, abandoned
 from .batch import BatchFile
 from .database import Database, days_folder
 from .intake import Intake
+from .limits import copied as copy_limits
 from .parts import RECENT, Parts
 from .pipes import Pipes
 from .questions import Questions
-from .snapshots import Snapshots
+from .snapshots import Snapshots, beside
 from .statements import number_in
 from .sums import Sums
 from .upkeep import RECENT_ROWS, Retention, Upkeep
@@ -172,11 +173,12 @@ class DuckDBStore(Intake, Questions):
 
     def sql(self, text: str, limit: int) -> bytes:
         """Answer one SELECT of the operator's; *limit* rows at most. Raises QueryRefused."""
-        with self.database.reading(), self._snapshots.lease() as view:
-            return self._adhoc_sql.answer(text, limit, view, abandoned.get())
+        with self.database.reading(), self._snapshots.lease() as views:
+            return self._adhoc_sql.answer(text, limit, views, abandoned.get())
 
-    def _copy_recent(self, path: Path) -> str:
-        """Write the recent rows to *path*; return the SELECT of all rows, from files alone."""
+    def _copy_recent(self, path: Path) -> dict[str, str]:
+        """Write the recent rows to *path*, and limits beside it; return the SELECTs of all of them,
+        from files alone."""
         place = statements.quoted(str(path))
         with self.database.questions(_SNAPSHOT_SECONDS) as cursor:
             cursor.execute("BEGIN TRANSACTION")
@@ -185,7 +187,9 @@ class DuckDBStore(Intake, Questions):
             rows = self._parts.relation([])
             cursor.execute(f"COPY ({rows}) TO {place} (FORMAT parquet, COMPRESSION lz4_raw)")
             known = self._parts.registered(cursor)
-        return self._parts.relation(known, recent=f"read_parquet({place})")
+            limits = copy_limits(cursor, beside(path))
+        logs = self._parts.relation(known, recent=f"read_parquet({place})")
+        return {"access_logs": logs, "rate_limits": limits}
 
     def status(self) -> StoreStatus:
         """Return the state of the database alone: the journal's is the recorder's to tell."""

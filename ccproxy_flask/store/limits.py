@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from datetime import UTC, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from .database import write_out
 from .limit_rows import LimitRow
 from .quota_periods import is_quota
 from .quota_shares import Cell, Uses
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     import duckdb
 
-    from .limit_rows import LimitsAsked
+from .limit_rows import LimitsAsked
 
 TABLE = "rate_limits"
 MOST_ROWS = 1_000_000
@@ -150,6 +150,13 @@ def _deleted(cursor: duckdb.DuckDBPyConnection, before: datetime) -> int:
     return number_in(cursor.execute(f"DELETE FROM {TABLE} WHERE timestamp < ?", [before]))
 
 
+def copied(cursor: duckdb.DuckDBPyConnection, path: Path) -> str:
+    """Write the table to *path*; return the SELECT of what is there."""
+    place = quoted(str(path))
+    cursor.execute(f"COPY (SELECT {_NAMES} FROM {TABLE}) TO {place} (FORMAT parquet)")
+    return f"SELECT {_NAMES} FROM read_parquet({place})"
+
+
 class LimitsCopy:
     """A copy of the table beside the parts in *folder*: a database that has to begin anew takes it
     as it takes the parts. It is as old as the last :meth:`write`."""
@@ -165,12 +172,9 @@ class LimitsCopy:
         if state in (self._written, (0, None)):
             return False
         unfinished = self._path.with_suffix(".unfinished")
-        cursor.execute(
-            f"COPY (SELECT {_NAMES} FROM {TABLE} ORDER BY timestamp) "
-            f"TO {quoted(str(unfinished))} (FORMAT parquet, COMPRESSION zstd)"
-        )
+        copied(cursor, unfinished)
         unfinished.chmod(0o600)
-        _sync(unfinished)
+        write_out(unfinished)
         unfinished.replace(self._path)
         self._written = state
         return True
@@ -192,11 +196,3 @@ class LimitsCopy:
         """Delete it."""
         self._path.unlink(missing_ok=True)
         self._written = None
-
-
-def _sync(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

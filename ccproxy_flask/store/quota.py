@@ -45,7 +45,7 @@ def answered(
     for (provider, account, _), own in sorted(by_window.items(), key=_by_length):
         window = _window(own, now)
         window["history"] = _history([row for row in own if row.timestamp >= start])
-        window["used_by"] = window["used_by_range"] = window["meter"] = None
+        window |= {"meter": None, "used_by": None, "used_by_range": None}
         if is_quota(own[-1]) and (use := uses.get((provider, account))) is not None:
             shared = meter.shared(own[-1], periods_of(own), use, shorter.get((provider, account)))
             if shared.weights is not None and shared.weights.method == "fitted":

@@ -31,7 +31,20 @@ _MOST_FITS = 64
 _UNTOLD = 1.0  # an interval as wide as the weight says nothing
 _LEAST_MOVES = 8
 _LEAST_NOISE = 0.002
+_RATIO_ERROR = 0.02
 _SAME_FORMULA = 1.1
+
+
+_NO_METER: Json = {
+    "method": None,
+    "reason": "too_little_known",
+    "of": None,
+    "blocks": 0,
+    "left_out": 0,
+    "elsewhere_per_hour": 0.0,
+    "per_usd": None,
+    "weights": [],
+}
 
 
 class Cell(NamedTuple):
@@ -100,8 +113,7 @@ class Shared:
         """Return ``meter``, ``used_by`` (of the period that runs) and ``used_by_range`` (of all
         moves since *start*)."""
         if self.weights is None:
-            meter = {"method": None, "reason": "too_little_known"}
-            return {"meter": meter, "used_by": None, "used_by_range": None}
+            return {"meter": _NO_METER, "used_by": None, "used_by_range": None}
         last = self.moves[-1].step.period if self.moves and is_current else None
         now = [move for move in self.moves if move.step.period == last]
         since = [move for move in self.moves if move.at >= start]
@@ -154,7 +166,10 @@ def _scaled(moves: Sequence[_Move], shorter: Shared) -> _Weights | None:
     fit = shorter.weights.fit
     scaled = Fit(
         [weight * ratio for weight in fit.weights],
-        [width * ratio for width in fit.widths],
+        [
+            width * ratio + _RATIO_ERROR * weight * ratio
+            for width, weight in zip(fit.widths, fit.weights, strict=True)
+        ],
         fit.per_second * ratio,
         max(fit.noise * ratio, _LEAST_NOISE),
         fit.blocks,
@@ -273,7 +288,7 @@ def _sums(moves: Sequence[_Move], weights: _Weights) -> Json | None:
         "to": moves[-1].at.isoformat(timespec="seconds") + "Z",
         "moved": round(moved, 6),
         "explained": round(explained, 6),
-        "unexplained": round(moved - explained, 6),
+        "unexplained": round(max(moved - explained, 0.0), 6),
         "by": {name: _ranked(found, moved, scale) for name, found in sums.items()},
     }
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
 _PATIENCE = 3.0
@@ -19,7 +19,7 @@ _PATIENCE = 3.0
 @dataclass(eq=False, slots=True)
 class _Snapshot:
     path: Path
-    made: str
+    made: Mapping[str, str]
     version: int
     good_until: float
     readers: int = 0
@@ -32,7 +32,7 @@ class Snapshots:
     """
 
     def __init__(
-        self, directory: Path, make: Callable[[Path], str], version: Callable[[], int]
+        self, directory: Path, make: Callable[[Path], Mapping[str, str]], version: Callable[[], int]
     ) -> None:
         self._directory, self._make, self._version = directory, make, version
         self._lock = threading.Lock()
@@ -40,7 +40,7 @@ class Snapshots:
         self._number = 0
 
     @contextmanager
-    def lease(self) -> Iterator[str]:
+    def lease(self) -> Iterator[Mapping[str, str]]:
         """What *make* returned for a file that is there for the length of the block.
 
         Raises what *make* does.
@@ -65,7 +65,7 @@ class Snapshots:
         try:
             made = self._make(path)
         except BaseException:
-            path.unlink(missing_ok=True)
+            _remove(path)
             raise
         now = time.monotonic()
         self._newest = _Snapshot(path, made, version, now + _PATIENCE * (now - began))
@@ -75,7 +75,7 @@ class Snapshots:
 
     def _remove_unread(self, snapshot: _Snapshot) -> None:
         if snapshot is not self._newest and not snapshot.readers:
-            snapshot.path.unlink(missing_ok=True)
+            _remove(snapshot.path)
 
     def close(self) -> None:
         """Let go of the newest file, which nobody is to ask for any more."""
@@ -83,3 +83,13 @@ class Snapshots:
             last, self._newest = self._newest, None
             if last is not None:
                 self._remove_unread(last)
+
+
+def beside(path: Path) -> Path:
+    """Return where the copy of the limits is that belongs to the copy of rows at *path*."""
+    return path.with_name(f"{path.name}.limits")
+
+
+def _remove(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    beside(path).unlink(missing_ok=True)

@@ -13,18 +13,19 @@ from .base import QueryRefused
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-TABLE = "access_logs"
+TABLES = ("access_logs", "rate_limits")
+_SHOWN = " and ".join(TABLES)
 _TABLE_FUNCTIONS = frozenset({"range", "generate_series", "unnest", "json_each", "json_tree"})
 
 
 def check(tree: dict[str, Any]) -> None:
     """Raise QueryRefused where *tree*, made by DuckDB's ``json_serialize_sql``, reads anything but
-    the table of records and what it defines itself."""
+    the tables that there are and what it defines itself."""
     if tree.get("error"):
         raise not_allowed("only one SELECT is answered")
     nodes = list(_nodes(tree))
     streamed = {id(node["function"]) for node in nodes if node.get("type") == "TABLE_FUNCTION"}
-    names = {TABLE}
+    names = set(TABLES)
     for node in nodes:
         for entry in (node.get("cte_map") or {}).get("map", ()):
             names.add(entry["key"].lower())
@@ -38,13 +39,13 @@ def _check_node(node: dict[str, Any], tables: set[str]) -> None:
     if kind == "BASE_TABLE":
         name = node["table_name"].lower()
         if name not in tables or node.get("catalog_name") or node.get("schema_name"):
-            raise not_allowed(f"there is no table {node['table_name']!r}, only {TABLE}")
+            raise not_allowed(f"there is no table {node['table_name']!r}, only {_SHOWN}")
     elif kind == "TABLE_FUNCTION":
         name = (node.get("function") or {}).get("function_name", "").lower()
         if name not in _TABLE_FUNCTIONS:
             raise not_allowed(f"the table function {name!r} is not allowed")
     elif kind == "SHOW_REF" and not node.get("query"):
-        raise not_allowed(f"only {TABLE} is shown: DESCRIBE {TABLE}")
+        raise not_allowed(f"only tables are shown: DESCRIBE {TABLES[0]}")
 
 
 def _nodes(value: Any) -> Iterator[dict[str, Any]]:

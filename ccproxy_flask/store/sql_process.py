@@ -2,9 +2,9 @@
 
 A process of its own, so that no statement can take memory, time or secrets from another one. It has
 an empty environment, a bound that the operating system keeps on its memory and its CPU time, may
-not write to any file, and holds a database in memory with one view: the records, in Parquet files
-under *DIRECTORY*. On standard input and output each message is its length in four bytes and JSON;
-its owner (``adhoc_sql``) ends it where it takes too long.
+not write to any file, and holds a database in memory with views: records and limits, in Parquet
+files under *DIRECTORY*. On standard input and output each message is its length in four bytes and
+JSON; its owner (``adhoc_sql``) ends it where it takes too long.
 """
 
 from __future__ import annotations
@@ -52,16 +52,16 @@ class Session:
         self._connection.execute("SET allowed_directories = ?", [[directory]])
         self._connection.execute("SET enable_external_access = false")
         self._connection.execute("SET lock_configuration = true")
-        self._view = ""
+        self._views: dict[str, str] = {}
 
-    def answer(self, text: str, limit: int, view: str) -> bytes:
-        """Answer *text* by *limit* rows at most; *view* is the SELECT that ``access_logs`` is.
+    def answer(self, text: str, limit: int, views: dict[str, str]) -> bytes:
+        """Answer *text* by *limit* rows at most; *views* are the SELECTs that the tables are.
 
         Raises QueryRefused.
         """
         began = time.perf_counter()
         try:
-            self._look_at(view)
+            self._look_at(views)
             names, rows, truncated = self._rows(text, limit)
         except (duckdb.Error, MemoryError) as error:
             raise _refusal(error) from error
@@ -73,10 +73,11 @@ class Session:
         shown = b'{"columns":' + orjson.dumps(names) + b',"rows":[' + ",".join(rows).encode()
         return shown + b"]," + orjson.dumps(facts)[1:]
 
-    def _look_at(self, view: str) -> None:
-        if view != self._view:
-            self._connection.execute(f"CREATE OR REPLACE VIEW {sql_policy.TABLE} AS {view}")
-            self._view = view
+    def _look_at(self, views: dict[str, str]) -> None:
+        for name in sql_policy.TABLES:
+            if views[name] != self._views.get(name):
+                self._connection.execute(f"CREATE OR REPLACE VIEW {name} AS {views[name]}")
+                self._views[name] = views[name]
 
     def _rows(self, text: str, limit: int) -> tuple[list[str], list[str], bool]:
         """Return the names, the rows as the texts of JSON arrays, and whether there are more."""
