@@ -13,6 +13,7 @@ from ccproxy_flask import __version__
 from .config import config_commands
 from .content import diff_command, search_command, show_command
 from .kept import replay_command, verify_command
+from .limits import limits_command
 from .logs import logs_commands
 from .run import run_command
 from .serve import serve_command
@@ -42,6 +43,7 @@ _COMMANDS = (
     replay_command,
     sessions_command,
     session_command,
+    limits_command,
     trace_commands,
     config_commands,
 )

@@ -13,6 +13,7 @@ from ccproxy_flask.totals import UNKNOWN
 
 from . import format as texts
 from .advice import ADVICE
+from .limit_views import strip
 from .panel_sql import panel_sql
 from .session_views import session_link
 from .tiles import tiles
@@ -48,6 +49,7 @@ def overview(store: Store, query: PageQuery) -> dict[str, Any]:
     total = now["total_requests"]
     now["saved_usd"] = saved(found["model_breakdown"].values())
     view = {"tiles": tiles(now, store.totals(query.before), query), "total": total, "rows": []}
+    view["limits"] = strip(store, query)
     if not total:
         return view
     return view | {

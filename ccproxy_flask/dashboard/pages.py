@@ -19,6 +19,7 @@ from ccproxy_flask.record import COLUMN_TYPES, COLUMNS
 from . import (
     cache_views,
     compare_views,
+    limit_views,
     overview_views,
     request_views,
     session_views,
@@ -138,6 +139,12 @@ def one_session(session_id: str | None = None) -> tuple[str, int]:
 
     text = _page("session", ask, session_id=session_id, parts=session_views.PARTS)
     return text, 404 if found.get("view", "") is None else 200
+
+
+@pages.get("/limits")
+def limits() -> str:
+    """Rate limits: how full, until when, and who filled them."""
+    return _page("limits", lambda store, query: {"view": limit_views.limits(store, query)})
 
 
 @pages.get("/sql")

@@ -2,6 +2,7 @@
 
 const money = new Intl.NumberFormat("en-US", { style: "currency", currency: "USD", maximumSignificantDigits: 3 });
 const short = new Intl.NumberFormat("en-US", { notation: "compact", maximumSignificantDigits: 3 });
+const share = new Intl.NumberFormat("en-US", { style: "percent", maximumFractionDigits: 1 });
 const time = { format: (value) => (value >= 60_000 ? `${short.format(value / 60_000)} m` : value >= 1000 ? `${short.format(value / 1000)} s` : `${short.format(value)} ms`) };
 const INKS = ["--c-1", "--c-2", "--c-3", "--c-5", "--c-6", "--c-7", "--c-8"];
 
@@ -33,6 +34,7 @@ const KINDS = {
     stacked: false,
     lines: lines.map(({ name, values }, at) => line(name, INKS[at % INKS.length], values)),
   }),
+  limits: ({ used }) => ({ unit: share, stacked: false, lines: [line("Used", "--c-1", used)] }),
   latency: ({ p50, p95, ttft50, ttft }) => ({
     unit: time,
     stacked: false,
