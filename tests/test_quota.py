@@ -74,8 +74,10 @@ def weeks(request, tmp_path_factory):
 
 @pytest.mark.parametrize("window", ["5h", "7d"])
 def test_weights_are_recovered(weeks, window):
-    """What a token of each kind takes is found from figures rounded to a hundredth: within 5 % for
-    all that takes a tenth of the window or more; the interval says how well the rest is known."""
+    """What a token of each kind takes is found within 5 %, of all that takes a tenth or more.
+
+    The figures are rounded to a hundredth; of the rest the interval says how well it is known.
+    """
     provider, windows = weeks
     found = {(one["model"], one["kind"]): one for one in windows[window]["meter"]["weights"]}
     for (model, kind), weight in simulator.weights().items():
