@@ -12,11 +12,11 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ccproxy_flask.dialects import DIALECTS
-from ccproxy_flask.pricing.book import PriceBook
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from ccproxy_flask.pricing.book import PriceBook
     from ccproxy_flask.pricing.rates import Rates
 
 _MTOK = -6
@@ -52,8 +52,8 @@ class InputPricing:
         return None if rates is None else _paid(row, rates, bill)
 
     def _rates(self, row: Mapping[str, Any]) -> Rates | None:
-        if self._book is None:  # it takes a moment to load, and not everybody asks
-            self._book = PriceBook()
+        if self._book is None:
+            self._book = _price_book()
         provider = row["provider"]
         return self._book.rates(
             provider,
@@ -67,6 +67,12 @@ class InputPricing:
             at=datetime.fromisoformat(row["timestamp"]),
             url=self._base_urls.get(provider or "", "") + row["path"],
         )
+
+
+def _price_book() -> PriceBook:
+    from ccproxy_flask.pricing.book import PriceBook  # noqa: PLC0415  a recorder starts without it
+
+    return PriceBook()
 
 
 def _paid(row: Mapping[str, Any], rates: Rates, bill: Decimal) -> InputPrices | None:
