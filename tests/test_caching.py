@@ -351,6 +351,25 @@ def test_what_was_read_is_no_miss(api: Api) -> None:
     assert (found.cause, found.missed) == (None, 0)
 
 
+def test_who_takes_something_back_misses_nothing_of_it() -> None:
+    """After a step back what stayed could be read, and what is new could not."""
+    api = ANTHROPIC
+    first = turn_of(api, request(api, 9), 0, (100, 0, 50_000))
+    body = request(api, 6)
+    body["messages"].append({"role": "user", "content": "no, otherwise"})
+    size = {part.hash: part.size for part in turn_of(api, body, 0, (0, 0, 0)).prompt.parts}
+    same = sum(size.values()) - len("no, otherwise")
+    read = 40_000 * same // sum(size.values())
+    turn = turn_of(api, marked(body), 9, (40_000 - read, read, 0))
+    found = verdict_on(turn, [first])
+    assert found is not None
+    assert (found.missed, found.expected) == (0, read)
+    assert found.change is not None
+    nothing = verdict_on(turn_of(api, marked(body), 9, (0, 0, 40_000)), [first])
+    assert nothing is not None
+    assert (nothing.cause, nothing.missed) == ("messages", read)
+
+
 def test_nobody_is_blamed_for_a_beginning() -> None:
     """First turns, summaries, other conversations and turns that go on by an id have no blame."""
     api = ANTHROPIC

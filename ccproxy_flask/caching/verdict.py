@@ -33,8 +33,10 @@ class Verdict:
     before: Turn | None = None
     cause: Cause | None = None
     """Of a miss; else why nothing could have been read, or None."""
+    expected: int = 0
+    """Tokens that could have been read."""
     missed: int = 0
-    """Tokens that could have been read and were not; 0: no miss."""
+    """How many of them were not; 0: no miss."""
     change: Change | None = None
 
     def cost(self, prices: InputPrices | None) -> Decimal | None:
@@ -59,7 +61,7 @@ class Verdict:
             "changed": self.change and self.change.as_json(),
             "idle_seconds": before and round(max(0.0, _idle(before, self.turn)), 3),
             "ttl_seconds": before and max(_lifetimes(before)),
-            "tokens_expected": 0 if before is None else min(before.kept, self.turn.whole),
+            "tokens_expected": self.expected,
             "tokens_read": self.turn.read,
             "tokens_missed": self.missed,
             "cost_usd": None if cost is None else float(round(cost, 10)),
@@ -82,10 +84,22 @@ def verdict_on(turn: Turn, earlier: Sequence[Turn]) -> Verdict | None:
     change = first_change(before, turn)
     if turn.whole * 2 < before.whole and not turn.goes_on:
         return Verdict(turn, before, "compaction", change=change)
-    missed = min(before.kept, turn.whole) - turn.read
+    expected = _could_be_read(before, turn)
+    missed = expected - turn.read
     if missed <= turn.rules.step + turn.rules.slack * before.kept:
-        return Verdict(turn, before, _nothing_kept(turn), change=change)
-    return Verdict(turn, before, _cause(before, turn, change), missed, change)
+        return Verdict(turn, before, _nothing_kept(turn), expected, change=change)
+    return Verdict(turn, before, _cause(before, turn, change), expected, missed, change)
+
+
+def _could_be_read(before: Turn, turn: Turn) -> int:
+    """Return how many tokens of *turn* were in the cache: what is not said any more is not."""
+    found = min(before.kept, turn.whole)
+    if turn.whole >= before.whole or before.prompt is None or turn.prompt is None:
+        return found
+    kept = {part.hash for part in before.prompt.parts}
+    size = sum(part.size for part in turn.prompt.parts)
+    same = sum(part.size for part in turn.prompt.parts if part.hash in kept)
+    return min(found, turn.whole * same // size) if size and not turn.goes_on else found
 
 
 def _is_compaction(turn: Turn, earlier: Sequence[Turn]) -> bool:

@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 
 Json = dict[str, Any]
 _EARLIER = 16
-"""So many turns before are looked at."""
+"""So many turns before are looked at,"""
+_LOOK_BACK = timedelta(days=8)
+"""of so long before."""
 
 
 class Caching:
@@ -58,8 +60,12 @@ class Caching:
     def _earlier(self, row: Json) -> list[Json]:
         if row["conversation_id"] is None:
             return []
-        end = datetime.fromisoformat(row["timestamp"]) - timedelta(microseconds=1)
-        where = LogFilter(conversation_id=row["conversation_id"], end_time=end)
+        sent = datetime.fromisoformat(row["timestamp"])
+        where = LogFilter(
+            conversation_id=row["conversation_id"],
+            start_time=sent - _LOOK_BACK,
+            end_time=sent - timedelta(microseconds=1),
+        )
         return self._store.entries(where, Page(_EARLIER, 0, "timestamp")).rows[::-1]
 
     def of_session(self, turns: Sequence[Turn]) -> tuple[dict[str, Json | None], Json]:
