@@ -20,7 +20,7 @@ compile = $(UV) pip compile --quiet --generate-hashes --universal --python-versi
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup run test check bench lock docs browser
+.PHONY: help setup run test check bench lock docs pictures browser
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s  %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -55,6 +55,9 @@ bench: $(VENV)/.run ## Measure the proxy against its upstream and nginx (needs D
 
 docs: $(VENV)/.run ## Write the generated pages of docs/ anew
 	$(PYTHON) -m docs.generate
+
+pictures: $(VENV)/.test ## Take the pictures of docs/dashboard.md anew
+	$(PYTHON) tests/dashboard_pictures.py
 
 lock: $(PYTHON) $(NEEDS_UV) ## Write the lock files anew (LOCK_OPTIONS=--upgrade for newer versions)
 	$(compile) pyproject.toml -o requirements/run.txt

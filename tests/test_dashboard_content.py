@@ -48,10 +48,10 @@ def answer(talk: Conversation) -> None:
     talk.end_stream()
 
 
-def turn(server: Server, *texts: str) -> str:
+def turn(server: Server, *texts: str, tool_result: str = TOOL_RESULT) -> str:
     """Send a turn, wait until its row and its content are there, and return its id."""
     blocks = [{"type": "text", "text": text} for text in texts]
-    result = {"type": "tool_result", "tool_use_id": "t1", "content": TOOL_RESULT, "is_error": True}
+    result = {"type": "tool_result", "tool_use_id": "t1", "content": tool_result, "is_error": True}
     messages = [{"role": "user", "content": [*blocks, result]}]
     tools = [{"name": "mcp__files__read", "description": "Reads files.", "input_schema": {}}]
     body = {"model": "claude-test", "system": "Be brief.", "tools": tools, "messages": messages}
@@ -79,6 +79,25 @@ def test_conversation_is_shown_and_harmless(
     said.get_by_text("Tool result · error").click()
     said.get_by_role("button", name="Show all 30,000 characters").click()
     expect(said.get_by_role("button", name="Show all")).to_have_count(0)
+    assert "owned" not in seen.page.title()
+
+
+def test_large_tool_result_is_usable(
+    server: Server, upstream: ScriptedUpstream, visit: Callable[..., Visit]
+) -> None:
+    """Of five megabytes the page shows the beginning, and more on each click."""
+    upstream.script = answer
+    large = f"begin {MARKUP} " + "x" * 4_999_900 + " the end"
+    seen = visit(f"/dashboard/requests/{turn(server, 'read it', tool_result=large)}")
+    said = seen.page.locator("[data-content]")
+    said.get_by_text("Tool result · error").click()
+    shown = said.locator(".fold.failed pre")
+
+    expect(shown).to_contain_text(f"begin {MARKUP} xxx")
+    assert len(shown.inner_text()) < 10_000
+    said.get_by_role("button", name="Show 200,000 more of ").click()
+    expect(said.get_by_role("button", name="Show 200,000 more of ")).to_have_count(1)
+    assert 200_000 < len(shown.inner_text()) < 210_000
     assert "owned" not in seen.page.title()
 
 
