@@ -9,7 +9,8 @@ NEEDS_UV := $(filter $(OWN_UV),$(UV))
 
 # What is installed so far: one stamp per lock file. All of it is synced in one go, so that a
 # package which left the lock files leaves the environment too.
-installed = $(patsubst $(VENV)/.%,%,$(wildcard $(VENV)/.run $(VENV)/.test $(VENV)/.check))
+stamps = $(addprefix $(VENV)/.,run lake test check)
+installed = $(patsubst $(VENV)/.%,%,$(wildcard $(stamps)))
 define sync
 	$(UV) pip sync --quiet --python $(PYTHON) --require-hashes \
 	    $(foreach group,$(sort $(1) $(installed)),requirements/$(group).txt)
@@ -20,7 +21,7 @@ compile = $(UV) pip compile --quiet --generate-hashes --universal --python-versi
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup run test check bench lock docs pictures browser
+.PHONY: help setup run lake test check bench lock docs pictures browser
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s  %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -29,6 +30,8 @@ setup: $(VENV)/.run $(VENV)/bin/ccproxy-flask browser ## Make .venv with what th
 
 run: setup ## Start the proxy with ccproxy.toml and print where it is
 	@exec $(VENV)/bin/gunicorn -k gevent wsgi:app
+
+lake: setup $(VENV)/.lake ## Add what several machines on one lake need (docs/operations.md)
 
 # Most of a test's time is a server's start or a wait, so more of them run than there are cores.
 # All tests of a file run in one process, where they share its servers.
@@ -60,13 +63,15 @@ pictures: $(VENV)/.test ## Take the pictures of docs/dashboard.md anew
 	$(PYTHON) tests/dashboard_pictures.py
 
 lock: $(PYTHON) $(NEEDS_UV) ## Write the lock files anew (LOCK_OPTIONS=--upgrade for newer versions)
-	$(compile) pyproject.toml -o requirements/run.txt
+	$(compile) --extra lake pyproject.toml -o requirements/lake.txt
+	$(compile) pyproject.toml -c requirements/lake.txt -o requirements/run.txt
 	$(compile) --group pyproject.toml:test -c requirements/run.txt -o requirements/test.txt
 	$(compile) --group pyproject.toml:check -c requirements/run.txt -c requirements/test.txt \
 	    -o requirements/check.txt
 	$(compile) --group pyproject.toml:bootstrap -o requirements/bootstrap.txt
 
-$(VENV)/.run $(VENV)/.test $(VENV)/.check: $(VENV)/.%: requirements/%.txt | $(PYTHON) $(NEEDS_UV)
+$(VENV)/.test $(VENV)/.check: $(VENV)/.lake
+$(stamps): $(VENV)/.%: requirements/%.txt | $(PYTHON) $(NEEDS_UV)
 	$(call sync,$*)
 
 # What an installed package brings: the command, from any directory.

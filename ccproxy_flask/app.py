@@ -6,7 +6,6 @@ import atexit
 import contextlib
 import os
 import secrets
-import socket
 import sys
 import threading
 import time
@@ -217,9 +216,7 @@ def _is_flask_run() -> bool:
 
 
 def _sinks(components: Components) -> request_context.Sinks:
-    sinks = request_context.Sinks(
-        node=components.settings.observability.node or socket.gethostname()[:64]
-    )
+    sinks = request_context.Sinks(node=components.settings.node)
     sinks.ended.append(components.metrics.observe)
     sinks.stored_started.append(components.metrics.request_started)
     if components.journal is not None:

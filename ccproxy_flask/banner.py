@@ -124,7 +124,7 @@ def _pages(settings: Settings, url: str) -> Iterator[tuple[str, str]]:
         yield "Requests", f"{url}/logs/entries"
     if shown.metrics_endpoint_enabled:
         yield "Metrics", f"{url}/metrics"
-    yield "Records", str(settings.duckdb_path) if settings.recording else _NOT_KEPT
+    yield "Records", settings.records_place if settings.recording else _NOT_KEPT
     if settings.capturing:
         days = f"{settings.capture.retention_days:g} days"
         yield "Content", f"{settings.content_directory} ({days}; off: CAPTURE__CONTENT=off)"

@@ -87,7 +87,12 @@ class StoreUnavailable(CcproxyError):
 
 
 class ContentNotKept(CcproxyError):
-    """What was said in a request is not there: it was not kept, or is deleted already."""
+    """What was said in a request is not there: it was not kept, is deleted already, or is on the
+    machine *node*."""
+
+    def __init__(self, request_id: str, node: str | None = None) -> None:
+        super().__init__(request_id)
+        self.node = node
 
 
 class InvalidParameter(CcproxyError):

@@ -171,6 +171,11 @@ def _refuse_lasting_changes(old: Settings, new: Settings) -> None:
         "CCPROXY_HOST": (old.host, new.host),
         "CCPROXY_PORT": (old.port, new.port),
         "OBSERVABILITY__DUCKDB_PATH": (old.duckdb_path, new.duckdb_path),
+        "OBSERVABILITY__LOG_STORAGE_BACKEND": (
+            old.observability.log_storage_backend,
+            new.observability.log_storage_backend,
+        ),
+        "OBSERVABILITY__LAKE__DATA": (old.observability.lake.data, new.observability.lake.data),
         "JOURNAL__DIRECTORY": (old.journal_directory, new.journal_directory),
         "OBSERVABILITY__LOGS_COLLECTION_ENABLED": (old.recording, new.recording),
         "SCHEDULER__…_ENABLED": (_companion(old), _companion(new)),

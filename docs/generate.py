@@ -46,7 +46,7 @@ you did not set, as long as only this machine can reach it (`CCPROXY_PROFILE`); 
 A server reads its settings once, at the start and at each reload (SIGHUP), for all of its processes.
 
 These combinations are refused: the dashboard without the logs endpoints; logs endpoints or collection with the backend `none`;
-and the operator's pages (`/logs`, `/dashboard`, `/metrics`) on an address that other machines can reach, unless
+half a lake (the backend `ducklake` without its catalogue or its data); and the operator's pages (`/logs`, `/dashboard`, `/metrics`) on an address that other machines can reach, unless
 `SECURITY__AUTH_TOKEN` is set.
 """
 
@@ -60,10 +60,21 @@ def page() -> str:
         if _is_section(field):
             model = field.annotation
             parts += [f"## `[{name}]`\n", f"{_told(model)}\n"]
-            parts += _table(f"{name.upper()}__", f"{name}.", model.model_fields)
+            parts += _tables(name, model)
     parts += ["## `[providers.<name>]`\n", f"{_told(Provider)} A new one needs settings only.\n"]
     parts += _table("PROVIDERS__<NAME>__", "providers.<name>.", Provider.model_fields)
     return "\n".join([*parts, *_built_in()]).rstrip() + "\n"
+
+
+def _tables(name: str, model: type[BaseModel]) -> Iterator[str]:
+    """Give the table of a section, and those of the sections in it."""
+    below = {key: field for key, field in model.model_fields.items() if _is_section(field)}
+    plain = {key: field for key, field in model.model_fields.items() if key not in below}
+    yield from _table(f"{name.upper().replace('.', '__')}__", f"{name}.", plain)
+    for key, field in below.items():
+        yield f"### `[{name}.{key}]`\n"
+        yield f"{_told(field.annotation)}\n"
+        yield from _tables(f"{name}.{key}", field.annotation)
 
 
 def _is_section(field: FieldInfo) -> bool:

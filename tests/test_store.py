@@ -13,6 +13,7 @@ from pathlib import Path
 
 import duckdb
 import pytest
+from lake_support import Cluster, cluster, lake_settings
 from recording_support import BEGAN, make_record, open_writer, recorder_process, recording_settings
 from scripted import wait_until
 
@@ -32,7 +33,11 @@ from ccproxy_flask.store.base import (
 )
 from ccproxy_flask.store.database import set_aside
 from ccproxy_flask.store.duckdb import DuckDBStore
+from ccproxy_flask.store.lake import writer
+from ccproxy_flask.store.lake.store import LakeStore
 from ccproxy_flask.store.remote import RemoteStore
+
+__all__ = ["cluster"]
 
 FULL = make_record(
     3,
@@ -61,25 +66,30 @@ def put(store: DuckDBStore, *records: RequestRecord) -> None:
     store.append([to_json(record) for record in records], [], {})
 
 
-@pytest.fixture(params=["database", "parts", "recorder"], scope="module")
+@pytest.fixture(params=["database", "parts", "recorder", "lake"], scope="module")
 def store(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Store]:
     """A store with :data:`ROWS`, for those who only ask."""
-    with _filled(request.param, tmp_path_factory.mktemp("store")) as store:
+    with _filled(request, tmp_path_factory.mktemp("store")) as store:
         yield store
 
 
-@pytest.fixture(params=["database", "recorder"])
+@pytest.fixture(params=["database", "recorder", "lake"])
 def own_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
     """A store with :data:`ROWS`, for one test alone."""
-    with _filled(request.param, tmp_path) as store:
+    with _filled(request, tmp_path) as store:
         yield store
 
 
 @contextmanager
-def _filled(kind: str, home: Path) -> Iterator[Store]:
-    """The database itself, or a real recorder behind its socket."""
+def _filled(request: pytest.FixtureRequest, home: Path) -> Iterator[Store]:
+    """The database itself, a recorder behind its socket, or a lake that has not taken all in."""
+    kind = request.param
+    if kind == "lake":
+        with _lake(request.getfixturevalue("cluster"), home) as lake:
+            yield lake
+        return
     if kind in ("database", "parts"):
         direct = DuckDBStore(home / "metrics.duckdb")
         put(direct, *ROWS)
@@ -98,6 +108,21 @@ def _filled(kind: str, home: Path) -> Iterator[Store]:
         wait_until(lambda: _rows(remote) == len(ROWS))
         yield remote
     writer.close()
+
+
+@contextmanager
+def _lake(cluster: Cluster, home: Path) -> Iterator[Store]:
+    lake = LakeStore(lake_settings(home, cluster.new_database(), home / "metrics.duckdb"))
+    rows = [to_json(record) for record in ROWS]
+    lake.append(rows[:2], [], {})
+    lake.settle()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(writer, "COMMIT_SECONDS", 3600)
+        lake.append(rows[2:4], [], {})
+        lake.settle()
+        lake.append(rows[4:], [], {})
+        yield lake
+        lake.close()
 
 
 def move_to_parts(store: DuckDBStore) -> None:
@@ -237,7 +262,8 @@ class TestContract:
     def test_status(self, store: Store) -> None:
         """The status names the backend, the file, the rows, and when the last one came."""
         status = store.status()
-        assert (status.backend, Path(status.path).name) == ("duckdb", "metrics.duckdb")
+        assert status.backend in ("duckdb", "ducklake")
+        assert Path(status.path).name == "metrics.duckdb"
         assert status.rows == 5
         assert status.last_write is not None
         assert abs(datetime.now(UTC) - status.last_write) < timedelta(minutes=1)

@@ -21,6 +21,7 @@ SOURCES = sorted([*PACKAGE.rglob("*.py"), ROOT / "wsgi.py", ROOT / "gunicorn.con
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 PROGRAMS = sorted([*(ROOT / "benchmarks").rglob("*.py"), *(ROOT / "docs").rglob("*.py")])
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+LAKE = PROJECT["project"]["optional-dependencies"]["lake"]
 
 # One home per library: who may import it directly. Whatever is not named here may be imported
 # by the modules it is declared for in pyproject.toml alone.
@@ -39,8 +40,13 @@ HOMES = {
             "statements",
             "sums",
             "upkeep",
+            *(
+                f"lake/{one}"
+                for one in ("engine", "doctor", "extensions", "hot", "questions", "writer")
+            ),
         )
     },
+    "psycopg": {"store/lake/catalogue.py", "store/lake/nodes.py"},
     "genai_prices": {f"pricing/{name}.py" for name in ("book", "rates", "vendors")},
     "gunicorn": {
         *(f"server/{name}.py" for name in ("middleware", "request_parser", "response_writer")),
@@ -52,7 +58,7 @@ HOMES = {
     },
     "prometheus_flask_exporter": {"metrics/scrape.py"},
     "pydantic": {
-        *(f"settings/{name}.py" for name in ("options", "loading", "problems")),
+        *(f"settings/{name}.py" for name in ("lake", "options", "loading", "problems")),
         *("filters/table.py", "filters/values.py", "logs/parameters.py", "logs/openapi.py"),
         "logs/routes.py",
         "cli/filter_options.py",
@@ -289,21 +295,19 @@ def test_what_is_imported_is_declared():
         "prometheus_flask_exporter": "prometheus-flask-exporter",
         "simple_websocket": "simple-websocket",
     }
-    declared = {re.split(r"[\[<>=~ ]", each)[0] for each in PROJECT["project"]["dependencies"]}
+    needed = [*PROJECT["project"]["dependencies"], *LAKE]
+    declared = {re.split(r"[\[<>=~ ]", each)[0] for each in needed}
     used = set(chain.from_iterable(imported(path) for path in SOURCES))
     outside = used - set(sys.stdlib_module_names) - {"ccproxy_flask"}
     assert {distributions.get(name, name) for name in outside} - declared == set()
 
 
-@pytest.mark.parametrize("group", ["run", "test", "check", "bootstrap"])
+@pytest.mark.parametrize("group", ["run", "lake", "test", "check", "bootstrap"])
 def test_lock_file_fits_the_project(group):
     """Each dependency is pinned with hashes, and no place to get it from is named."""
     text = (ROOT / "requirements" / f"{group}.txt").read_text()
-    wanted = (
-        PROJECT["project"]["dependencies"]
-        if group == "run"
-        else PROJECT["dependency-groups"][group]
-    )
+    known = {"run": PROJECT["project"]["dependencies"], "lake": LAKE}
+    wanted = known.get(group) or PROJECT["dependency-groups"][group]
     pinned = set(re.findall(r"^([a-z0-9.-]+)==", text, re.MULTILINE))
     assert {re.split(r"[\[<>=~ ]", each)[0] for each in wanted} <= pinned
     assert "://" not in text

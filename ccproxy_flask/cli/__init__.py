@@ -13,6 +13,7 @@ from ccproxy_flask import __version__
 from .config import config_commands
 from .content import diff_command, search_command, show_command
 from .kept import replay_command, verify_command
+from .lake import lake_commands
 from .limits import limits_command
 from .logs import logs_commands
 from .run import run_command
@@ -46,6 +47,7 @@ _COMMANDS = (
     limits_command,
     trace_commands,
     config_commands,
+    lake_commands,
 )
 for _command in _COMMANDS:
     main.add_command(_command)

@@ -61,7 +61,7 @@ def check_command() -> None:
     configured = settings()
     for path in _written(configured):
         _refuse_unwritable(path)
-    kept = str(configured.duckdb_path) if configured.recording else "not kept"
+    kept = configured.records_place if configured.recording else "not kept"
     pages = "on" if has_operator_pages(configured) else "off"
     click.echo("The settings are right.")
     click.echo(f"  address  {local_url(configured)}, {configured.workers} workers")

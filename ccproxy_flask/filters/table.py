@@ -55,6 +55,7 @@ class LogFilter(BaseModel):
     min_duration_ms: Annotated[Duration | None, AtLeast(column="duration_ms", text="Durations from this one on, in ms", options=("--min-ms",))] = None
     max_duration_ms: Annotated[Duration | None, AtMost(column="duration_ms", text="Durations up to this one, not less than `min_duration_ms`", options=("--max-ms",))] = None
     streaming: Annotated[Flag | None, Equals(column="streaming", text="Streams, or what is none", options=("--streaming/--no-streaming",))] = None
+    node: Annotated[Text | None, Equals(column="node", text="One machine, by its `OBSERVABILITY__NODE`", final=True)] = None
     session_id: Annotated[Text | None, Equals(column="session_id", text="One session", options=("--session", "--session-id"))] = None
     user_id: Annotated[Text | None, Equals(column="user_id", text="One user, as the client names them")] = None
     api_key_id: Annotated[Text | None, Equals(column="api_key_id", text="One key, by its hash")] = None

@@ -25,6 +25,9 @@ def _not_kept(error: ContentNotKept) -> Response:
     if str(error) == "previous":
         text = "There is no request before this one in its session whose content is kept."
         return error_response(404, "not_found", text)
+    if error.node is not None:
+        text = f"What was said in this request is kept on the machine {error.node!r}: ask there."
+        return error_response(404, "not_found", text)
     return error_response(404, "not_found", NOT_KEPT)
 
 

@@ -384,6 +384,18 @@ def _status() -> Schema:
             "dropped": _named(_COUNT),
             "metrics_trouble": _TEXT_OR_NULL,
             "version": _TEXT,
+            "nodes": _list(
+                _object(
+                    {
+                        "node": _TEXT,
+                        "seen_seconds_ago": _AMOUNT,
+                        "last_commit": _TIME_OR_NULL,
+                        "backlog_bytes": _COUNT,
+                        "writer_lag_seconds": _AMOUNT,
+                        "reason": _TEXT_OR_NULL,
+                    }
+                )
+            ),
         }
     )
 

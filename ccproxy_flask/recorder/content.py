@@ -9,7 +9,7 @@ import structlog
 from ccproxy_flask.content.intake import Intake
 from ccproxy_flask.content.questions import ContentQuestions
 from ccproxy_flask.content.store import ContentStore
-from ccproxy_flask.errors import StoreUnavailable
+from ccproxy_flask.errors import ContentNotKept, StoreUnavailable
 
 from .content_rows import UNREADABLE, ContentRows
 
@@ -26,10 +26,17 @@ log = structlog.get_logger(__name__)
 class ContentKeeping:
     """Takes content where it is to be kept, and answers questions about what was kept before.
 
-    *on_drop* is called with a reason for each exchange whose content could not be kept.
+    *on_drop* is called with a reason for each exchange whose content could not be kept; *elsewhere*
+    with the id of a request, for the name of another machine that keeps what was said in it.
     """
 
-    def __init__(self, settings: Settings, on_drop: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        on_drop: Callable[[str], None],
+        elsewhere: Callable[[str], str | None] = lambda _: None,
+    ) -> None:
+        self._elsewhere = elsewhere
         options = settings.capture
         self._store = ContentStore(
             settings.content_directory, options.max_bytes, options.retention_days
@@ -67,6 +74,8 @@ class ContentKeeping:
         """Answer the question *path*. Raises ContentNotKept, StoreUnavailable, KeyError."""
         try:
             return self._views[path](**asked), {}
+        except ContentNotKept as error:
+            raise ContentNotKept(str(error), self._elsewhere(str(error))) from error
         except UNREADABLE as error:
             raise StoreUnavailable(f"what was said cannot be read: {error}") from error
 

@@ -455,6 +455,7 @@ class Ingest:
             counts = {f"dropped:{reason}": count for reason, count in account.final.items()}
             # The mark stays for good: the ledger may be put back, or be on a disk gone read-only.
             self._store.append([], [CommittedOffset(name, account.turn, closed=True)], counts)
+            self._store.settle()
             self._folded.add(name)
             self.folds += 1
             log.warning("records_dropped", worker=account.worker, **account.final)
@@ -518,12 +519,14 @@ class Ingest:
     def _remove_stored(self, group: list[Segment], pressed: bool) -> list[str]:
         """Delete the segments of a worker that nobody needs any more, oldest first."""
         ended = self._has_ended(group)
-        removed = []
+        removed: list[str] = []
         for segment in group:
             stored = self._positions.get(segment.name, 0) >= segment.size
             left = segment is not group[-1] or ended
             if not (stored and left and (pressed or self._is_old(segment))):
                 break
+            if not removed:
+                self._store.settle()
             try:
                 (self._directory / segment.name).unlink(missing_ok=True)
             except OSError as error:

@@ -15,6 +15,7 @@ import structlog
 from ccproxy_flask import __version__
 from ccproxy_flask.caching.prices import InputPricing
 from ccproxy_flask.errors import StoreUnavailable
+from ccproxy_flask.filters import LogFilter
 from ccproxy_flask.folders import make_private
 from ccproxy_flask.journal.failure import clear_failure
 from ccproxy_flask.journal.segments import private_directory
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
         Cursor,
         EntriesPage,
         Grouping,
-        LogFilter,
         Page,
         QueryPage,
         RecordingStore,
@@ -127,7 +127,9 @@ class Recorder:
         socket = self._settings.recorder_socket
         if socket.parent != self._directory:
             private_directory(socket.parent)
-        self._content = ContentKeeping(self._settings, self._observer.content_dropped)
+        self._content = ContentKeeping(
+            self._settings, self._observer.content_dropped, self._kept_elsewhere
+        )
         providers = self._settings.providers.items()
         pricing = InputPricing({name: one.base_url for name, one in providers})
         server = LaneServers(socket, self, self._content, pricing)
@@ -263,6 +265,15 @@ class Recorder:
         if self._maintenance is not None:
             self._maintenance.join()
 
+    def _kept_elsewhere(self, request_id: str) -> str | None:
+        """Return the other machine that keeps what was said in a request; None: none does."""
+        if self._settings.observability.log_storage_backend != "ducklake":
+            return None
+        where = LogFilter(request_id=request_id, content="kept")
+        rows = self._current().query(where, 1).rows
+        node = rows[0]["node"] if rows else None
+        return node if node != self._settings.node else None
+
     # -- the store that it is ----------------------------------------------------------------------
 
     def _current(self) -> RecordingStore:
@@ -321,12 +332,12 @@ class Recorder:
         counts.update({f"dropped:{reason}": count for reason, count in dropped.items()})
         return dataclasses.replace(
             known,
-            backlog_bytes=waiting,
-            writer_lag_seconds=lag,
+            backlog_bytes=waiting + known.backlog_bytes,
+            writer_lag_seconds=max(lag, known.writer_lag_seconds),
             counts=counts,
             content=self._content.status() if self._content is not None else {},
             version=__version__,
-            reason=self._reason,
+            reason=self._reason or known.reason,
         )
 
     def reset(self) -> int:

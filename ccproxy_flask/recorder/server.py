@@ -178,7 +178,7 @@ def _answered(
         asked = orjson.loads(environ["wsgi.input"].read(size))
         return "200 OK", view(asked)
     except ContentNotKept as error:
-        return "404 Not Found", (orjson.dumps({"request_id": str(error)}), {})
+        return "404 Not Found", (orjson.dumps({"request_id": str(error), "node": error.node}), {})
     except StoreUnavailable as error:
         problem = {"reason": str(error), "retry_after": error.retry_after}
         return "503 Service Unavailable", (orjson.dumps(problem), {})

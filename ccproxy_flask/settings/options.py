@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import platform
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -20,6 +21,7 @@ from pydantic import (
 )
 
 from ..dialects import BY_SETTING
+from . import lake
 
 if TYPE_CHECKING:
     Api = str
@@ -134,6 +136,25 @@ class _Section(BaseModel):
     )
 
 
+class Lake(_Section):
+    """Where several machines keep their records, with the storage backend `ducklake`."""
+
+    catalog: Annotated[SecretStr, AfterValidator(lake.catalog)] | None = None
+    """The catalogue, a database of PostgreSQL: `postgresql://user:password@host/database`, or
+    `host=… dbname=…`."""
+    data: Annotated[str, AfterValidator(lake.data)] | None = None
+    """Where the files are: a directory that all machines have under this path, or
+    `s3://bucket/prefix`."""
+    s3_endpoint: Annotated[str, AfterValidator(_http_url)] | None = None
+    """The address of an object store that is not Amazon's."""
+    s3_region: Annotated[str, Field(pattern=r"^[a-z0-9-]{1,64}$")] = "us-east-1"
+    """The region of the bucket."""
+    s3_access_key_id: SecretStr | None = None
+    """The key for the bucket; needed with `s3://`…"""
+    s3_secret_access_key: SecretStr | None = None
+    """…and its secret."""
+
+
 class Observability(_Section):
     """What is recorded and shown."""
 
@@ -145,8 +166,10 @@ class Observability(_Section):
     """Serve `/dashboard`; needs the logs endpoints."""
     logs_collection_enabled: bool = False
     """Write a record of each proxied request."""
-    log_storage_backend: Literal["duckdb", "none"] = "duckdb"
-    """Where records are kept."""
+    log_storage_backend: Literal["duckdb", "ducklake", "none"] = "duckdb"
+    """Where records are kept: in a file of this machine, in a lake that several machines share, or
+    nowhere."""
+    lake: Lake = Lake()
     duckdb_path: Path | None = None
     """The database file. Default: `$XDG_DATA_HOME/ccproxy/metrics.duckdb`, that is
     `~/.local/share/ccproxy/metrics.duckdb`."""
@@ -379,6 +402,21 @@ class Settings(_Section):
         """The database file, absolute."""
         configured = self.observability.duckdb_path or Path("~/.local/share/ccproxy/metrics.duckdb")
         return configured.expanduser().absolute()
+
+    @property
+    def node(self) -> str:
+        """The name of this machine in records."""
+        return self.observability.node or platform.node()[:64]
+
+    @property
+    def records_place(self) -> str:
+        """Where records are kept, as people are told."""
+        kept = self.observability
+        return (
+            kept.lake.data or ""
+            if kept.log_storage_backend == "ducklake"
+            else str(self.duckdb_path)
+        )
 
     @property
     def journal_directory(self) -> Path:

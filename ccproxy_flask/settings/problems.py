@@ -99,7 +99,10 @@ def _names_beside(name: str) -> Iterator[str]:
     for prefix in [section] if section in SECTIONS else SECTIONS:
         between = "__<NAME>__" if prefix == "providers" else "__"
         fields = SECTIONS[prefix].model_fields
-        yield from (f"{prefix}{between}{field}".upper() for field in fields)
+        for field, facts in fields.items():
+            below = getattr(facts.annotation, "model_fields", {})
+            yield from (f"{prefix}{between}{field}__{one}".upper() for one in below)
+            yield f"{prefix}{between}{field}".upper()
     if section not in SECTIONS:
         yield from (shown((field,)) for field in TOP_LEVEL)
 

@@ -23,10 +23,27 @@ def refuse_contradictions(settings: Settings) -> None:
         raise SettingsError(
             "OBSERVABILITY__LOG_STORAGE_BACKEND=none contradicts logs endpoints and collection"
         )
+    _refuse_half_a_lake(settings)
     if settings.scheduler.pushgateway_enabled and shown.pushgateway_url is None:
         raise SettingsError("SCHEDULER__PUSHGATEWAY_ENABLED needs OBSERVABILITY__PUSHGATEWAY_URL")
     if has_operator_pages(settings) and not is_loopback(settings.host):
         refuse_open_pages(settings, settings.host)
+
+
+def _refuse_half_a_lake(settings: Settings) -> None:
+    if settings.observability.log_storage_backend != "ducklake":
+        return
+    lake = settings.observability.lake
+    needed = ["catalog", "data"]
+    if lake.data is not None and lake.data.startswith("s3://"):
+        needed += ["s3_access_key_id", "s3_secret_access_key"]
+    for name in needed:
+        if getattr(lake, name) is None:
+            where = "" if name in ("catalog", "data") else " with s3://"
+            raise SettingsError(
+                f"OBSERVABILITY__LOG_STORAGE_BACKEND=ducklake{where} needs "
+                f"OBSERVABILITY__LAKE__{name.upper()}"
+            )
 
 
 def has_operator_pages(settings: Settings) -> bool:

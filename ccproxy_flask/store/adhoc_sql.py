@@ -20,7 +20,7 @@ from ccproxy_flask.errors import StoreUnavailable
 from .base import QueryRefused
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
 SQL_SECONDS = 10.0
 """A statement that takes longer is broken off."""
@@ -33,10 +33,13 @@ _PIECE = 1 << 20
 
 
 class AdhocSql:
-    """Some processes over the Parquet files in *directory*, started when they are needed."""
+    """Some processes over the Parquet files in *places*, started when they are needed.
 
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
+    Each runs the statements of *setup* first; secrets may be in them.
+    """
+
+    def __init__(self, places: Sequence[str], setup: Sequence[str] = ()) -> None:
+        self._first = orjson.dumps({"places": places, "setup": setup})
         self._slots = threading.BoundedSemaphore(MOST_SQL)
         self._lock = threading.Lock()
         self._idle: list[_Process] = []
@@ -81,7 +84,7 @@ class AdhocSql:
         with self._lock:
             if self._closed:
                 raise StoreUnavailable("the database is being closed")
-            process = self._idle.pop() if self._idle else _Process(self._directory)
+            process = self._idle.pop() if self._idle else _Process(self._first)
             self._busy.add(process)
         return process
 
@@ -118,10 +121,11 @@ class AdhocSql:
 class _Process:
     """One process, for one thread; :meth:`kill` is for any."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, first: bytes) -> None:
         self.idle_since = time.monotonic()
-        self._process = subprocess.Popen(  # noqa: S603  ours
-            [sys.executable, "-m", "ccproxy_flask.store.sql_process", str(directory)],
+        self._unsent = _framed(first)
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "ccproxy_flask.store.sql_process"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -135,8 +139,9 @@ class _Process:
         """Return the answer to *asked*. Raises QueryRefused or StoreUnavailable; the process is of
         no use after that."""
         try:
-            self._input.write(len(asked).to_bytes(4, "big") + asked)
+            self._input.write(self._unsent + _framed(asked))
             self._input.flush()
+            self._unsent = b""
         except BrokenPipeError as error:
             raise StoreUnavailable("the process for SQL ended", 1) from error
         found = bytearray()
@@ -174,3 +179,7 @@ class _Process:
         with contextlib.suppress(BrokenPipeError):  # the rest of a question
             self._input.close()
         self._output.close()
+
+
+def _framed(message: bytes) -> bytes:
+    return len(message).to_bytes(4, "big") + message

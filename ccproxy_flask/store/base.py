@@ -167,6 +167,8 @@ class StoreStatus:
     version: str = ""
     reason: str | None = None
     """What is wrong, where something is."""
+    nodes: Sequence[Mapping[str, Any]] = field(default_factory=list)
+    """Of several machines: what each said last of its backlog. Docs: docs/logs-api.md."""
 
     def to_wire(self) -> bytes:
         """Return it as JSON."""
@@ -301,6 +303,9 @@ class RecordingStore(Store, Protocol):
 
     def newest_limits(self, of_each: int) -> list[LimitRow]:
         """Return so many of the newest rows of ``rate_limits`` *of_each* window, oldest first."""
+
+    def settle(self) -> None:
+        """Return when all that was appended is there for good. Raises StoreUnavailable."""
 
     def marks(self) -> dict[str, CommittedOffset]:
         """Return all marks by segment."""

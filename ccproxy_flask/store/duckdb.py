@@ -53,7 +53,7 @@ class DuckDBStore(Intake, Questions):
         self._version = 0
         """Another one after each change of the rows."""
         folder = days_folder(path)
-        self._adhoc_sql = AdhocSql(folder)
+        self._adhoc_sql = AdhocSql([str(folder)])
         self._snapshots = Snapshots(folder, self._copy_recent, lambda: self._version)
         try:
             self.database = Database(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ccproxy_flask.errors import StoreUnavailable
+
 from . import database
 from .duckdb import DuckDBStore
 from .upkeep import Retention
@@ -22,11 +24,25 @@ def open_store(settings: Settings) -> RecordingStore:
     Raises StoreUnavailable, or StoreDamaged: see :func:`set_aside`.
     """
     kept = settings.observability
+    if kept.log_storage_backend == "ducklake":
+        return _lake(settings)
     return DuckDBStore(
         settings.duckdb_path,
         keep_free=2 * settings.journal.min_free_bytes,
         retention=Retention(kept.retention_days, kept.retention_max_bytes),
     )
+
+
+def _lake(settings: Settings) -> RecordingStore:
+    try:
+        from .lake.store import LakeStore  # noqa: PLC0415  an optional extra
+    except ImportError as missing:
+        raise StoreUnavailable(
+            f"the lake needs the package {missing.name}: install ccproxy-flask[lake] "
+            "(in its repository: make lake)",
+            60,
+        ) from missing
+    return LakeStore(settings)
 
 
 def set_aside(settings: Settings, *, log_only: bool) -> Path:

@@ -125,6 +125,9 @@ class Intake:
         with self._database.questions() as cursor:
             return newest(cursor, of_each)
 
+    def settle(self) -> None:
+        """As RecordingStore.settle(): each append is a commit."""
+
     def marks(self) -> dict[str, CommittedOffset]:
         """Return all marks by segment."""
         with self._database.questions() as cursor:

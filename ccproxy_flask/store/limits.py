@@ -35,6 +35,7 @@ _TYPES = {
     "reset": "TIMESTAMP",
     "window_seconds": "BIGINT",
 } | dict.fromkeys(("used", "limit", "remaining"), "DOUBLE")
+COLUMNS = ", ".join(f'"{name}" {_TYPES.get(name, "VARCHAR")}' for name in LimitRow._fields)
 # As one text: of the values of a list, DuckDB looks at each for a type of numpy.
 _SHAPE = orjson.dumps([{name: _TYPES.get(name, "VARCHAR") for name in LimitRow._fields}]).decode()
 
@@ -52,12 +53,12 @@ _USES = (Path(__file__).parent / "queries/uses.sql").read_text(encoding="utf-8")
 # ruff: noqa: S608  our names
 
 
-def insert(cursor: duckdb.DuckDBPyConnection, rows: Sequence[LimitRow]) -> None:
+def insert(cursor: duckdb.DuckDBPyConnection, rows: Sequence[LimitRow], table: str = TABLE) -> None:
     """Add *rows*, all with one statement."""
     if rows:
         text = orjson.dumps([row._asdict() for row in rows]).decode()
         cursor.execute(
-            f"INSERT INTO {TABLE} BY NAME SELECT unnest(from_json(?::JSON, ?), recursive := true)",
+            f"INSERT INTO {table} BY NAME SELECT unnest(from_json(?::JSON, ?), recursive := true)",
             [text, _SHAPE],
         )
 

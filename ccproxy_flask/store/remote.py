@@ -225,7 +225,7 @@ def _answered(
 def _refusal(answer: http.client.HTTPResponse) -> CcproxyError:
     text = answer.read(_LONGEST_REASON)
     if answer.status == http.client.NOT_FOUND:
-        return ContentNotKept(orjson.loads(text)["request_id"])
+        return ContentNotKept(**orjson.loads(text))
     if answer.status == http.client.UNPROCESSABLE_ENTITY:
         return QueryRefused(**orjson.loads(text))
     if answer.status != http.client.SERVICE_UNAVAILABLE:

@@ -13,6 +13,8 @@ from ccproxy_flask.record import COLUMN_TYPES, COLUMNS
 from . import sums
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import duckdb
 
 SCHEMA_VERSION = 4
@@ -52,12 +54,16 @@ def migrate(connection: duckdb.DuckDBPyConnection) -> None:
     connection.execute("COMMIT")
 
 
-def _with_columns(script: str) -> str:
-    columns = ", ".join(
+def columns(known: Mapping[str, str]) -> str:
+    """Return the columns of a table with those *known* names and types."""
+    return ", ".join(
         f"{name} {kind} NOT NULL" if name in _NEEDED else f"{name} {kind}"
-        for name, kind in COLUMN_SQL.items()
+        for name, kind in known.items()
     )
-    return script.replace("/*columns*/);", f"{columns});")
+
+
+def _with_columns(script: str) -> str:
+    return script.replace("/*columns*/);", f"{columns(COLUMN_SQL)});")
 
 
 def _add_missing_columns(connection: duckdb.DuckDBPyConnection) -> None:

@@ -1,10 +1,10 @@
-"""``python -m ccproxy_flask.store.sql_process DIRECTORY``: runs one SQL statement after the other.
+"""``python -m ccproxy_flask.store.sql_process``: runs one SQL statement after the other.
 
 A process of its own, so that no statement can take memory, time or secrets from another one. It has
 an empty environment, a bound that the operating system keeps on its memory and its CPU time, may
 not write to any file, and holds a database in memory with views: records and limits, in Parquet
-files under *DIRECTORY*. On standard input and output each message is its length in four bytes and
-JSON; its owner (``adhoc_sql``) ends it where it takes too long.
+files in the places that the first message names. On standard input and output each message is its
+length in four bytes and JSON; its owner (``adhoc_sql``) ends it where it takes too long.
 """
 
 from __future__ import annotations
@@ -15,13 +15,16 @@ import resource
 import sys
 import time
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import duckdb
 import orjson
 
 from . import sql_policy
 from .base import QueryRefused
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 MEMORY_BYTES = 640 << 20
 """By so much the process may grow, all allocations counted."""
@@ -37,7 +40,7 @@ _NESTED = re.compile("recursion limit|max(imum)? (expression|recursion) depth", 
 class Session:
     """The database in memory, and the one statement that it answers at a time."""
 
-    def __init__(self, directory: str) -> None:
+    def __init__(self, places: Sequence[str], setup: Sequence[str]) -> None:
         self._connection = duckdb.connect(
             ":memory:",
             config={
@@ -49,7 +52,9 @@ class Session:
                 "python_enable_replacements": False,
             },
         )
-        self._connection.execute("SET allowed_directories = ?", [[directory]])
+        for statement in setup:  # of the owner's
+            self._connection.execute(statement)
+        self._connection.execute("SET allowed_directories = ?", [places])
         self._connection.execute("SET enable_external_access = false")
         self._connection.execute("SET lock_configuration = true")
         self._views: dict[str, str] = {}
@@ -157,10 +162,9 @@ def main() -> int:
     """Answer until standard input ends."""
     source, sink = sys.stdin.buffer, sys.stdout.buffer
     os.nice(10)
-    session = Session(sys.argv[1])
+    session = Session(**(_received(source) or {"places": [], "setup": []}))
     _bound_memory()
-    while len(head := source.read(4)) == 4:
-        asked = orjson.loads(source.read(int.from_bytes(head, "big")))
+    while (asked := _received(source)) is not None:
         _bound_cpu()
         try:
             _send(sink, b"+" + session.answer(**asked))
@@ -168,6 +172,12 @@ def main() -> int:
             problem = {"kind": error.kind, "message": str(error)}
             _send(sink, b"-" + orjson.dumps(problem))
     return 0
+
+
+def _received(source: BinaryIO) -> Any:
+    """Return the next message, None at the end."""
+    head = source.read(4)
+    return orjson.loads(source.read(int.from_bytes(head, "big"))) if len(head) == 4 else None
 
 
 def _bound_memory() -> None:

@@ -86,16 +86,21 @@ def groups(logs: str, where: str, by: Sequence[str], *, often: bool) -> str:
     return text.replace("/*known*/", f"{by[0]} IS NOT NULL" if by else "true")
 
 
+def rows_in(batch: str, more: str = "") -> str:
+    """Return the SELECT of all rows of the file *batch*, and *more* columns behind theirs."""
+    return (
+        f"SELECT {NAMES}{more} FROM "  # noqa: S608  our names
+        f"read_json('{batch}', format='newline_delimited', columns={COLUMN_SQL}, "
+        f"maximum_object_size={_LARGEST_ROW})"
+    )
+
+
 def insert(batch: str) -> str:
     """Return the statement that takes all rows of the file *batch* in.
 
     The first of its values is their generation.
     """
-    return (
-        f"INSERT INTO recent_logs ({NAMES}, generation) SELECT {NAMES}, ? FROM "  # noqa: S608  our names
-        f"read_json('{batch}', format='newline_delimited', columns={COLUMN_SQL}, "
-        f"maximum_object_size={_LARGEST_ROW})"
-    )
+    return f"INSERT INTO recent_logs ({NAMES}, generation) {rows_in(batch, ', ?')}"
 
 
 def insert_missing(batch: str, there: str) -> str:
