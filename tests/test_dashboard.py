@@ -215,8 +215,9 @@ class TestPages:
         assert "SELECT count(*) FROM access_logs" in foreign
 
     def test_suggestions_are_what_there_is(self, site: Site) -> None:
-        """Models and providers of the range can be completed; without the store, the rest."""
+        """Models, providers and clients of the range are completed; without the store, the rest."""
         site.store.keep(make_record(model="claude-opus-4-5"), make_record(provider="openai"))
+        site.store.keep(make_record(client="codex"))
 
         found = json.loads(get(site, "/dashboard/suggestions")[2])
         site.store.away = "gone"
@@ -224,6 +225,8 @@ class TestPages:
 
         assert set(found["values"]["model"]) == {"claude-opus-4-5", "claude-sonnet-4-5"}
         assert set(found["values"]["provider"]) == {"anthropic", "openai"}
+        assert found["values"]["client"] == ["codex"]
+        assert "subagent" in found["values"]["class"]
         assert found["names"].keys() == without["names"].keys()
         assert without["values"]["model"] == []
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from ccproxy_flask.errors import StoreUnavailable
 from ccproxy_flask.store.analytics import bucket_for
 from ccproxy_flask.store.base import Grouping, Page
 from ccproxy_flask.totals import UNKNOWN
@@ -79,6 +80,21 @@ def _cards(store: Store, query: PageQuery, found: Mapping[str, Any]) -> dict[str
 
 def _bucket(query: PageQuery) -> int:
     return bucket_for(query.start.timestamp(), query.end.timestamp())
+
+
+def names(store: Store, query: PageQuery) -> dict[str, list[str]]:
+    """Return what there is to filter by in the range: what cost most first. Nothing where the
+    store does not answer."""
+    try:
+        found = orjson.loads(store.analytics(query.where, 86_400))
+        clients = _groups(store, query, "client")
+    except StoreUnavailable:
+        return {"model": [], "provider": []}
+    return {
+        "model": list(found["model_breakdown"]),
+        "provider": list(found["provider_breakdown"]),
+        "client": [sums["client"] for sums in clients],
+    }
 
 
 def newest(store: Store, query: PageQuery, limit: int) -> list[dict[str, Any]]:

@@ -15,6 +15,7 @@ from ccproxy_flask.access import auth_token, comes_from_own_page, relative_url
 from ccproxy_flask.errors import ERROR_TYPES, StoreUnavailable
 from ccproxy_flask.filters.values import LONGEST_TEXT
 from ccproxy_flask.record import COLUMN_TYPES, COLUMNS
+from ccproxy_flask.usage.request_class import REQUEST_CLASSES
 
 from . import (
     cache_views,
@@ -181,15 +182,12 @@ def suggestions() -> Response:
         "error": ["any", "none", *sorted(ERROR_TYPES)],
         "duration": [">1s", ">10s", ">1m"],
         "stream": ["yes", "no"],
+        "unpriced": ["yes", "no"],
+        "class": ["all", "others", *REQUEST_CLASSES],
     }
     store = current_app.extensions.get("ccproxy.store")
     if store is not None:
-        try:
-            known = orjson.loads(store.analytics(query.where, 86_400))
-        except StoreUnavailable:
-            known = {}
-        for name in ("model", "provider"):
-            found[name] = list(known.get(f"{name}_breakdown", {}))
+        found |= overview_views.names(store, query)
     order = [name for name in FILTERS if name != "q"]
     answer = {"names": {name: FILTERS[name][0] for name in order}, "values": found}
     return Response(orjson.dumps(answer), mimetype="application/json")
