@@ -152,6 +152,39 @@ def test_head_is_read_as_gunicorn_reads_it(head, config):
         assert parsed(PlainRequest, config, text) == parsed(Request, config, text), text
 
 
+LINES = (
+    b"GET / HTTP/1.1",
+    b"POST /v1/a%20b;c?x=1&y=%2F HTTP/1.0",
+    b"GET /? HTTP/1.1",
+    b"GET //host/x?y HTTP/1.1",
+    b"GET http://host/x?y#z HTTP/1.1",
+    b"GET /x#y?z HTTP/1.1",
+    b"OPTIONS * HTTP/1.1",
+    b"CONNECT host:1 HTTP/1.1",
+    b"CONNECT /x HTTP/1.1",
+    b"GET /x HTTP/2.0",
+)
+
+
+def first_line(kind, config, line):
+    """Return what a parser of gunicorn's makes of a request with the first *line*."""
+    try:
+        request = kind(config, IterUnreader(iter([line + b"\r\nHost: a\r\n\r\n"])), ("::1", 1))
+    except (ParseException, NoMoreData) as error:
+        return type(error)
+    target = (request.uri, request.path, request.query, request.fragment)
+    return request.method, target, request.version, request.should_close()
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_first_line_is_read_as_gunicorn_reads_it(line, config):
+    """However it is broken, and wherever."""
+    odds = (*ODD, b"/", b"?", b"#", b"a", b"[")
+    broken = (line[:at] + odd + line[at:] for at in range(len(line) + 1) for odd in odds)
+    for text in (line, *broken):
+        assert first_line(PlainRequest, config, text) == first_line(Request, config, text), text
+
+
 def test_everything_is_sent_to_a_slow_reader(pair):
     """What the socket does not take at once follows when there is room."""
     sender, receiver = pair
