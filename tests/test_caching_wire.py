@@ -122,7 +122,7 @@ def test_the_command_line_says_why(server: Server, upstream: ScriptedUpstream) -
     assert "cache missed: the provider's side, 50,800 tokens" in told("show", ids[3])
     assert "cache missed" not in told("show", ids[2])
     text = told("session", "session-of-caches")
-    assert "cache misses: 1 tools, 1 provider; they cost $0.5796" in text
+    assert "cache misses: tools 1, provider 1; they cost $0.5796" in text
     assert "rent of $" in text
     assert "files" in text
     [line] = [line for line in text.splitlines() if ids[1] in line]

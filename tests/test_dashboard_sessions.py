@@ -130,8 +130,13 @@ def test_misses_and_rent_are_shown(
     expect(marks.first).to_have_attribute("title", re.compile("mcp__files__read changed.*49,000"))
     expect(page.get_by_role("region", name="Cache misses")).to_contain_text("$0.579600")
     rent = page.get_by_role("region", name="Rent")
-    expect(rent).to_contain_text("files · 1 tools")
-    expect(rent).to_contain_text("mcp__files__read")
+    expect(rent).to_contain_text("files · 1 tool")
+    name, cost = rent.get_by_role("row").nth(4).locator("th, td").all()[0::3]
+    expect(name).to_have_text("mcp__files__read")
+    there, here = cost.bounding_box(), name.bounding_box()
+    assert there is not None
+    assert here is not None
+    assert abs(there["y"] - here["y"]) < 4  # in one line
     results = page.get_by_role("region", name="Dearest tool results")
     expect(results.get_by_role("row")).to_have_count(4)
     page.goto(f"{server.url}/dashboard/requests/{ids[1]}")

@@ -35,7 +35,7 @@ def caches_text(session: Mapping[str, Any], width: int | None) -> str:
     misses, rent = session["cache_misses"], session["rent"]
     found = []
     if misses:
-        counts = ", ".join(f"{count:,} {cause}" for cause, count in misses.items())
+        counts = ", ".join(f"{cause} {count:,}" for cause, count in misses.items())
         cost = _usd(session["cache_miss_cost_usd"])
         found.append(f"cache misses: {counts}; they cost {cost}\n")
     if rent["tools"]:

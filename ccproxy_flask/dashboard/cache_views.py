@@ -94,9 +94,9 @@ def of_session(found: Mapping[str, Any], query: PageQuery) -> dict[str, Any]:
     """Return the misses of a session, and the rent of its contexts."""
     misses, rent = found["cache_misses"], found["rent"]
     return {
-        "misses": texts.count(sum(misses.values())) if misses else "0",
+        "misses": _counted(sum(misses.values()), "miss", "misses") if misses else "",
         "miss_cost": texts.cost_total(found["cache_miss_cost_usd"]) if misses else "",
-        "causes": ", ".join(f"{count} {in_words(cause)}" for cause, count in misses.items()),
+        "causes": ", ".join(f"{in_words(cause)}: {count}" for cause, count in misses.items()),
         "rent": _rent(rent),
         "results": [_result(each, query) for each in rent["results"][:_LISTED]],
         "input": texts.cost_total(rent["input_cost_usd"]),
@@ -109,8 +109,10 @@ def _rent(rent: Mapping[str, Any]) -> list[dict[str, str]]:
     for server in rent["servers"]:
         tools = [tool for tool in rent["tools"] if tool["server"] == server["server"]]
         name = server["server"] or "built in"
-        rows.append(_rented(f"{name} · {texts.count(server['tools'])} tools", server, "server"))
-        rows += [_rented(tool["name"], tool, "tool") for tool in tools]
+        rows.append(
+            _rented(f"{name} · {_counted(server['tools'], 'tool', 'tools')}", server, "server")
+        )
+        rows += [_rented(tool["name"], tool, "inner") for tool in tools]
     rest = {name: usd for name, usd in rent["parts"].items() if name not in _OF_TOOLS}
     rest["turns without content"] = rent["unattributed_usd"]
     others = [_rented(texts.words(name), {"cost_usd": usd}, "server") for name, usd in rest.items()]
@@ -126,11 +128,14 @@ def _rented(name: str, amounts: Mapping[str, Any], kind: str) -> dict[str, str]:
 
 
 def _result(result: Mapping[str, Any], query: PageQuery) -> dict[str, str]:
-    plural = "" if result["turns"] == 1 else "s"
     return {
         "name": result["name"] or "a tool",
         "tokens": texts.count(result["tokens"]),
-        "turns": f"{texts.count(result['turns'])} turn{plural}",
+        "turns": _counted(result["turns"], "turn", "turns"),
         "cost": texts.cost(result["cost_usd"]),
         "link": query.link(f"/dashboard/requests/{result['request_id']}"),
     }
+
+
+def _counted(count: int, one: str, many: str) -> str:
+    return f"{texts.count(count)} {one if count == 1 else many}"
