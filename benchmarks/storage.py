@@ -8,6 +8,8 @@ table: median, longest, and CPU time of all cores.
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import re
 import resource
 import shutil
 import statistics
@@ -19,34 +21,42 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ccproxy_flask.record import RequestRecord, new_request_id, to_json
+from ccproxy_flask.store import upkeep
 from ccproxy_flask.store.analytics import bucket_for
 from ccproxy_flask.store.base import Cursor, LogFilter, Page
 from ccproxy_flask.store.database import days_folder
 from ccproxy_flask.store.duckdb import DuckDBStore
+from ccproxy_flask.store.parts import Parts
+from ccproxy_flask.store.schema import COLUMN_SQL
+from ccproxy_flask.store.sums import Sums
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 DAYS = 90
-_STEP = 500_000
 _BATCH = 100
-# A row of a busy proxy: eight models, a long tail of durations, 2 % of errors, ids as UUIDv7.
+# Rows of a busy proxy: eight models, a long tail of durations, 2 % of errors, ids as UUIDv7; what
+# is not named is NULL.
 _ROWS = """
-INSERT INTO recent_logs (request_id, timestamp, method, endpoint, path, user_agent, service_type,
-    model, provider, streaming, status_code, duration_ms, duration_seconds, ttft_ms, tokens_input,
-    tokens_output, cache_read_tokens, cost_usd, cost_source, session_id, error_type, node, chunks)
 SELECT
     printf('%08x-%04x-7%03x-%s', ms >> 16, ms & 65535, (random() * 4095)::BIGINT,
-        substr(uuid()::VARCHAR, 20)),
-    make_timestamp(ms * 1000 + (random() * 999)::BIGINT), 'POST', '/v1/messages', '/v1/messages',
-    'claude-cli/2.' || (i % 7), 'proxy_service', 'model-' || (i % 8), 'provider-' || (i % 3), true,
-    CASE WHEN i % 50 = 0 THEN 429 ELSE 200 END, d, d / 1000, d / 5, (random() * 2000)::BIGINT,
-    (random() * 900)::BIGINT, (random() * 90000)::BIGINT, (random() * 0.2)::DECIMAL(20, 10),
-    'prices:1', 'session-' || (i // 400), CASE WHEN i % 50 = 0 THEN 'rate_limit' END, 'here', 40
+        substr(uuid()::VARCHAR, 20)) AS request_id,
+    make_timestamp(us) AS timestamp, 'POST' AS method, '/v1/messages' AS endpoint,
+    '/v1/messages' AS path, 'claude-cli/2.' || (i % 7) AS user_agent,
+    'proxy_service' AS service_type, 'model-' || (i % 8) AS model,
+    'provider-' || (i % 8 % 3) AS provider, true AS streaming,
+    CASE WHEN i % 50 = 0 THEN 429 ELSE 200 END AS status_code, d AS duration_ms,
+    d / 1000 AS duration_seconds, d / 5 AS ttft_ms, (random() * 2000)::BIGINT AS tokens_input,
+    (random() * 900)::BIGINT AS tokens_output, (random() * 90000)::BIGINT AS cache_read_tokens,
+    (random() * 0.2)::DECIMAL(20, 10) AS cost_usd, 'prices:1' AS cost_source,
+    'session-' || (us // 3600000000) || '-' || (i % 20) AS session_id,
+    CASE WHEN i % 50 = 0 THEN 'rate_limit' END AS error_type, 'here' AS node, 40 AS chunks,
+    CASE WHEN i % 5 = 0 THEN 'subagent' ELSE 'main' END AS request_class,
+    0 AS request_bytes, 0 AS response_bytes, false AS client_disconnected, 'http' AS transport
 FROM (
-    SELECT i, exp(6 + 1.2 * sqrt(-2 * ln(random() + 1e-9)) * cos(6.283 * random())) AS d,
-        $begin::BIGINT + (i * $span::BIGINT) // $count::BIGINT AS ms
-    FROM range($first, $last) r(i)
+    SELECT i, round(exp(6 + 1.2 * sqrt(-2 * ln(random() + 1e-9)) * cos(6.283 * random())), 3) AS d,
+        {begin} + (i * {span}) // {count} AS us, us // 1000 AS ms
+    FROM range({count}) r(i)
 )
 """
 
@@ -93,24 +103,49 @@ def _measure(folder: Path, count: int, times: int, ingest: bool) -> None:
 
 
 def _fill(path: Path, count: int) -> None:
-    """Make the rows; those of days that are over move to files as they do in use."""
+    """Make the rows: files and sums as the store writes them, without the way through its database;
+    those of today come in as they do in use."""
     store = DuckDBStore(path)
-    end = datetime.now(UTC).timestamp() * 1000
-    span = DAYS * 86_400_000
-    began, moving = time.perf_counter(), 0.0
-    for first in range(0, count, _STEP):
-        values = {"begin": int(end - span), "span": span, "count": count}
-        values |= {"first": first, "last": min(count, first + _STEP)}
-        with store.database.transaction() as cursor:
-            cursor.execute(_ROWS, values)
-        moved = time.perf_counter()
-        while store.maintain():
-            pass
-        moving += time.perf_counter() - moved
+    parts, sums = Parts(days_folder(path)), Sums()
+    now = datetime.now(UTC)
+    today = now.replace(hour=0, minute=0, second=0, microsecond=0)
+    a_day = count // DAYS
+    began = time.perf_counter()
+    for days in range(DAYS, 0, -1):
+        pieces = -(-a_day // upkeep.PART_ROWS)
+        for piece in range(pieces):
+            begin = today - timedelta(days=days - piece / pieces)
+            with store.database.transaction() as cursor:
+                rows = _rows(begin, timedelta(days=1 / pieces), a_day // pieces)
+                cursor.execute(f"CREATE OR REPLACE TEMP TABLE made AS {rows}")
+                name = f"{begin:%Y-%m-%d}-{days:04x}{piece:04x}.parquet"
+                if part := parts.write(cursor, name, "FROM made"):
+                    sums.add(cursor, "FROM made")
+                    parts.register(cursor, dataclasses.replace(part, summed=True))
+    with store.database.transaction() as cursor:
+        rows = _rows(today, now - today, int(a_day * ((now - today) / timedelta(days=1))))
+        generation = sums.generation(cursor)
+        cursor.execute(
+            f"INSERT INTO recent_logs BY NAME SELECT *, {generation} AS generation FROM ({rows})"  # noqa: S608  our names
+        )
+        sums.fold(cursor)
+        parts.renew_view(cursor)
+    while store.maintain():
+        pass
     whole = time.perf_counter() - began
     store.close()
-    print(f"| {count:,} rows: made and moved to files | {whole:.0f} s |")
-    print(f"| of that moving | {moving:.0f} s, {moving / count * 1e6:.1f} µs a row |")
+    print(f"| {count:,} rows made | {whole:.0f} s |", flush=True)
+
+
+def _rows(begin: datetime, span: timedelta, count: int) -> str:
+    micros = span // timedelta(microseconds=1)
+    made = _ROWS.format(begin=int(begin.timestamp() * 1e6), span=micros, count=max(1, count))
+    given = set(re.findall(r" AS (\w+)", made))
+    columns = ", ".join(
+        f"{name if name in given else 'NULL'}::{kind} AS {name}"
+        for name, kind in COLUMN_SQL.items()
+    )
+    return f"SELECT {columns} FROM ({made})"  # noqa: S608  our names
 
 
 def _print_size(store: DuckDBStore, count: int) -> None:

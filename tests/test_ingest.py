@@ -18,6 +18,7 @@ from ccproxy_flask.journal import writer as writing
 from ccproxy_flask.journal.lines import CANCELLED, record_line
 from ccproxy_flask.journal.segments import list_segments
 from ccproxy_flask.record import RequestRecord
+from ccproxy_flask.recorder import ingest as ingesting
 from ccproxy_flask.recorder.ingest import Ingest, Limits
 from ccproxy_flask.store.base import LogFilter, Page
 from ccproxy_flask.store.duckdb import DuckDBStore
@@ -404,19 +405,22 @@ def test_reset_keeps_what_is_in_flight(store, journal):
     assert ids(store) == [record.request_id for record in records[2:]]
 
 
-def test_many_rows_go_in_by_the_batch(store, journal):
+def test_many_rows_go_in_by_the_batch(store, journal, monkeypatch):
     """A journal of many batches is stored whole, in bounded steps."""
+    monkeypatch.setattr(ingesting, "BATCH_BYTES", 4 << 20)
     writer = open_writer(journal, segment_bytes=1 << 20)
     for number in range(6000):
         writer.end(make_record(number))
     ingest = Ingest(store, journal, AMPLE)
     assert ingest.step()
     assert 1000 < store.status().rows < 6000
+    assert ingest.is_behind
     waiting, lag = ingest.backlog()
     assert waiting > 0
     assert lag >= 0
     run(ingest)
     assert store.status().rows == 6000
+    assert not ingest.is_behind
     assert ingest.backlog() == (0, 0.0)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +19,7 @@ from ccproxy_flask.recorder.server import LaneServers
 from ccproxy_flask.store.base import LogFilter, Page, abandoned
 from ccproxy_flask.store.duckdb import DuckDBStore
 from ccproxy_flask.store.remote import LANES, RemoteStore, lane_of
+from ccproxy_flask.totals import Totals
 
 DAY = LogFilter(start_time=datetime(2026, 11, 21, tzinfo=UTC))
 
@@ -30,9 +32,16 @@ class SlowStore(DuckDBStore):
         self.asked = threading.Semaphore(0)
         self.broken_off = threading.Semaphore(0)
         self.may_end = threading.Event()
+        self.niceness: dict[str, int] = {}
+
+    def totals(self, where: LogFilter) -> Totals:
+        """Note the rank of the thread that answers."""
+        self.niceness["totals"] = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+        return super().totals(where)
 
     def analytics(self, where: LogFilter, bucket_seconds: int) -> bytes:
         """Wait, or let the database count for longer than any test lasts."""
+        self.niceness["analytics"] = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
         self.asked.release()
         if bucket_seconds == 1:
             self.may_end.wait(30)
@@ -68,6 +77,8 @@ def slow(tmp_path: Path) -> Iterator[SlowStore]:
         ("/totals", {"where": {}}, "small"),
         ("/totals", {"where": {"q": "x"}}, "large"),
         ("/query", {"where": {"q": "x"}, "limit": 50, "cursor": None}, "large"),
+        ("/query", {"where": {"session_id": "x"}, "limit": 50, "cursor": None}, "large"),
+        ("/entries", {"where": {}, "limit": 50, "offset": 0, "order_by": "model"}, "large"),
         ("/query", {"where": {}, "limit": 10_000, "cursor": None}, "large"),
         ("/entries", {"where": {}, "limit": 50, "offset": 1_000_000}, "large"),
         ("/analytics", {"where": {}, "bucket_seconds": 60}, "large"),
@@ -92,6 +103,15 @@ def test_small_questions_do_not_wait_for_large_ones(tmp_path, slow):
         assert not any(one.done() for one in large)
         slow.may_end.set()
         assert [one.result() for one in large] == [b"{}"] * 20
+
+
+def test_large_questions_leave_the_machine_to_others(tmp_path, slow):
+    """A thread that answers large questions yields to all others; that of a small one does not."""
+    remote = RemoteStore(tmp_path / "recorder.sock", 20)
+    slow.may_end.set()
+    assert remote.analytics(DAY, 1) == b"{}"
+    assert remote.totals(LogFilter()).total_requests == 3
+    assert slow.niceness == {"analytics": 19, "totals": os.getpriority(os.PRIO_PROCESS, 0)}
 
 
 def test_question_of_somebody_who_left_is_broken_off(tmp_path, slow):

@@ -88,6 +88,14 @@ def stored_ids(path: Path) -> list[str]:
     return [row["request_id"] for row in rows]
 
 
+def test_recorder_leaves_the_machine_to_the_workers(tmp_path, remote):
+    """The process has the rank of a batch, so that no worker waits for it."""
+    with recorder_process(tmp_path) as recorder:
+        wait_until(lambda: row_count(remote) == 0)
+        assert os.sched_getscheduler(recorder.process.pid) == os.SCHED_BATCH
+        assert os.getpriority(os.PRIO_PROCESS, recorder.process.pid) >= 5
+
+
 def test_row_is_there_within_a_second(tmp_path, settings, writer, remote):
     """From the end of a request to its row it takes less than a second."""
     with recorder_process(tmp_path):

@@ -28,12 +28,13 @@ _PREFIX = b'{"event":"'
 _START = b'{"event":"start",'
 _LOST = b'{"event":"lost",'
 _ID_KEY = b'"request_id":"'
-# Where the 36 characters of the id begin, by the first bytes of a line as record_line() makes it.
+_ID_LENGTH = 36
+_KIND = slice(len(_PREFIX), len(_PREFIX) + 1)
+# Where the id begins and ends, by the first bytes of a line as record_line() makes it.
 _ID_OFFSETS = {
-    event: (head := _PREFIX + event.encode() + b'",' + _ID_KEY, len(head))
+    event: (head := _PREFIX + event.encode() + b'",' + _ID_KEY, len(head), len(head) + _ID_LENGTH)
     for event in ("start", "end")
 }
-_ID_LENGTH = 36
 
 
 def record_line(event: Event, record: RequestRecord) -> bytes:
@@ -52,10 +53,9 @@ def lost_line(start: bytes) -> bytes:
 
 def identify(line: bytes) -> tuple[Event, str] | None:
     """Return what *line* is and the request's id, by its first bytes; None: parse it to know."""
-    event: Event = "end" if line.startswith(b"e", len(_PREFIX)) else "start"
-    head, begin = _ID_OFFSETS[event]
-    end = begin + _ID_LENGTH
-    if not line.startswith(head) or line[end : end + 1] != b'"' or not line.endswith(b"}"):
+    event: Event = "end" if line[_KIND] == b"e" else "start"
+    head, begin, end = _ID_OFFSETS[event]
+    if line[:begin] != head or line[end : end + 1] != b'"' or line[-1:] != b"}":
         return None
     request_id = line[begin:end]
     return (event, request_id.decode()) if request_id.isascii() else None

@@ -25,7 +25,7 @@ def read_lines(path: Path, offset: int, limit: int = 1 << 20) -> tuple[list[byte
     if end == 0 and len(data) >= limit:
         data = _read(path, offset, LONGEST_LINE)
         end = data.rfind(b"\n") + 1 or (len(data) if len(data) >= LONGEST_LINE else 0)
-    whole = data[:end].removesuffix(b"\n")
+    whole = data[: end - data.endswith(b"\n", 0, end)]
     return (whole.split(b"\n") if end else []), offset + end
 
 

@@ -17,6 +17,7 @@ from ccproxy_flask.scheduler import scheduled
 from ccproxy_flask.settings import Settings, handover
 
 from .recorder import Recorder, on_signal, watch_parent
+from .scheduling import yield_to_workers
 
 log = structlog.get_logger(__name__)
 
@@ -44,7 +45,7 @@ def main() -> int:
         sys.stderr.write(f"ccproxy_flask.recorder: {error}\n")
         return _CANNOT_START
     os.umask(0o077)  # DuckDB makes files of its own
-    os.nice(5)  # records can wait for a moment; requests cannot
+    yield_to_workers()
     writer = logging.set_up(settings.logging)
     # Shared with the workers through PROMETHEUS_MULTIPROC_DIR, where the parent has set it.
     figures = PrometheusMetrics(max_models=settings.observability.max_models)

@@ -37,6 +37,10 @@ class Chains:
 
         Raises StoreUnavailable.
         """
+        # A look at all of them together is quick, and says of most batches that there is no chain.
+        text = b"".join(line for _, line in rows)
+        if _GOES_ON not in text and (_NO_SESSION not in text or _ANSWERED not in text):
+            return rows
         goes_on: dict[str, tuple[str, object]] = {}
         for request_id, line in rows:
             if _NAMELESS in line and _GOES_ON in line:

@@ -33,14 +33,14 @@ log = structlog.get_logger(__name__)
 
 KEEP_SECONDS = 60.0
 """How long a stored segment stays, for those who follow the journal live."""
-BATCH_BYTES = 4 << 20
-"""About so much of the journal goes into one transaction."""
-_READ_BYTES = 1 << 20
+BATCH_BYTES = 16 << 20
+"""About so much of the journal goes into one transaction: few large ones cost less than many."""
+_READ_BYTES = 4 << 20
 _DAMAGED_NAME = "damaged.ndjson"
 _LARGEST_DAMAGED = 16 << 20
 _LEDGER_ENDING = ".ledger"
-# As they stand in a line only where they are the column and its value: quotes in texts are escaped.
-_CONTENT_KEPT, _CONTENT_DROPPED = b'"content":"kept"', b'"content":"dropped"'
+# As it stands in a line only where it is the column: quotes in texts are escaped.
+_CONTENT = b'"content":"'
 _WORKER_LOST = "the worker process ended with this request in flight"
 _RECORD_LOST = "the request ended, but its record could not be written"
 
@@ -123,6 +123,8 @@ class _Slice:
     starts: dict[str, bytes] = field(default_factory=dict)
     rows: list[tuple[str, bytes]] = field(default_factory=list)
     """Request id and JSON of what goes into the store."""
+    kept_content: list[str] = field(default_factory=list)
+    """Those of these requests whose row says that their content is kept."""
     damaged: list[bytes] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
 
@@ -138,10 +140,18 @@ class _Slice:
                 self.starts[request_id] = line
             else:
                 self.rows.append((request_id, line))
-                if _CONTENT_DROPPED in line:
-                    self.counts["content_dropped"] += 1
+                self._note_content(request_id, line)
         elif line and not line.endswith(CANCELLED):
             self._take_other(line, parse(line))
+
+    def _note_content(self, request_id: str, line: bytes) -> None:
+        at = line.find(_CONTENT) + len(_CONTENT)
+        if at < len(_CONTENT):
+            return
+        if line.startswith(b'kept"', at):
+            self.kept_content.append(request_id)
+        elif line.startswith(b'dropped"', at):
+            self.counts["content_dropped"] += 1
 
     def _take_other(self, line: bytes, fields: dict[str, Any] | None) -> None:
         kind = fields["event"] if fields is not None else None
@@ -183,6 +193,8 @@ class Ingest:
         self._keep_seconds = keep_seconds
         self.kept_content: list[str] = []
         """The requests of stored rows that say that their content is kept; for who takes them."""
+        self.is_behind = False
+        """Whether the last step left something that it saw."""
         self._chains = Chains(store.conversations)
         self._rate_limits = RateLimits(store.newest_limits(KNOWN_OF_EACH))
         self._positions: dict[str, int] = {}
@@ -272,10 +284,10 @@ class Ingest:
         """
         segments = list_segments(self._directory, self._report)
         readable: list[list[Segment]] = []
-        parts, full = self._collect(by_worker(segments), readable)
+        parts, self.is_behind = self._collect(by_worker(segments), readable)
         if parts:
             self._keep(parts)
-        gone = [] if full else self._finish(readable, segments)
+        gone = [] if self.is_behind else self._finish(readable, segments)
         self._measure(segment for segment in segments if segment.name not in gone)
         return bool(parts)
 
@@ -360,9 +372,7 @@ class Ingest:
         for part in parts:
             self._positions[part.segment.name] = part.end
             _apply(self._worker(part.segment), part)
-        self.kept_content += [
-            request_id for part in parts for request_id, line in part.rows if _CONTENT_KEPT in line
-        ]
+            self.kept_content += part.kept_content
         if damaged:
             self._put_aside(damaged)
 
@@ -389,6 +399,7 @@ class Ingest:
                 if not whole:
                     refused.append(line)
             part.rows = kept
+            part.kept_content = list(set(part.kept_content).intersection(dict(kept)))
         counts["damaged_lines"] += len(refused)
         self._store.append([], marks, counts, stated)
         return refused

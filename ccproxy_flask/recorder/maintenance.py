@@ -10,6 +10,8 @@ import structlog
 
 from ccproxy_flask.errors import StoreUnavailable
 
+from .scheduling import yield_to_ingest
+
 if TYPE_CHECKING:
     from ccproxy_flask.store.base import RecordingStore
 
@@ -32,6 +34,7 @@ class Maintenance:
         self._thread.start()
 
     def _run(self) -> None:
+        yield_to_ingest()
         while not self._stopping.is_set():
             began = time.monotonic()
             more = self._step()

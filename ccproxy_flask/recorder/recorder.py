@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import fcntl
 import os
+import select
 import threading
 import time
 from collections import Counter
@@ -48,7 +49,12 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-_IDLE_SECONDS = 0.1
+_STEP_SECONDS = 0.12
+"""Between two steps that find all there is: fewer, larger ones cost less."""
+_IDLE_SECONDS = 0.5
+_IDLE_AFTER_SECONDS = 5.0
+"""When nothing came for so long, it is looked less often."""
+_FAILED_SECONDS = 0.1
 _TURN_SECONDS = 0.1
 _DRAIN_SECONDS = 10.0
 # The rest stays in the journal, for the recorder of the next parent.
@@ -81,6 +87,7 @@ class Recorder:
         self._reason: str | None = _STARTING
         self._reminded_at = float("-inf")
         self._failures = 0
+        self._moved_at = time.monotonic()
         self.ready = threading.Event()
         """Set when it has the store open for the first time, or another recorder has its turn."""
 
@@ -137,7 +144,9 @@ class Recorder:
         log.info("recorder_started", pid=os.getpid(), version=__version__)
         try:
             while not self._stopping.is_set() and self._is_in_place(lock):
-                if not self._turn():
+                if self._turn():
+                    self._moved_at = time.monotonic()
+                if not self._is_behind():
                     self._stopping.wait(self._pause())
             self._drain()
         finally:
@@ -165,9 +174,13 @@ class Recorder:
             pass
 
     def _pause(self) -> float:
-        if not self._failures:
-            return _IDLE_SECONDS
-        return float(min(_LONGEST_PAUSE, _IDLE_SECONDS * 2 ** min(self._failures, 10)))
+        if self._failures:
+            return float(min(_LONGEST_PAUSE, _FAILED_SECONDS * 2 ** min(self._failures, 10)))
+        is_idle = time.monotonic() - self._moved_at > _IDLE_AFTER_SECONDS
+        return _IDLE_SECONDS if is_idle else _STEP_SECONDS
+
+    def _is_behind(self) -> bool:
+        return self._ingest is not None and self._ingest.is_behind
 
     # -- moving the journal into the store ---------------------------------------------------------
 
@@ -359,12 +372,32 @@ def watch_parent(parent: int, recorder: Recorder, interval: float = 0.2) -> None
     """Stop *recorder* within a second of the death of the process *parent*."""
 
     def watch() -> None:
-        while os.getppid() == parent and not recorder.stopping:
-            time.sleep(interval)
+        if not _waited_for(parent):
+            while os.getppid() == parent and not recorder.stopping:
+                time.sleep(interval)
         if not recorder.stopping:
             recorder.stop(_ORPHAN_SECONDS)
 
     threading.Thread(target=watch, daemon=True, name="parent-watch").start()
+
+
+def _waited_for(parent: int) -> bool:
+    """Return once the process *parent*, which is ours, has ended; False where that is not possible.
+
+    Nothing is done meanwhile.
+    """
+    try:
+        fd = os.pidfd_open(parent)
+    except (AttributeError, OSError):
+        return os.getppid() != parent
+    try:
+        if os.getppid() == parent:  # else the number may be another's by now
+            poll = select.poll()
+            poll.register(fd, select.POLLIN)
+            poll.poll()
+    finally:
+        os.close(fd)
+    return True
 
 
 def on_signal(recorder: Recorder) -> Callable[[int, object], None]:

@@ -21,6 +21,7 @@ from ccproxy_flask.store.remote import FACTS_HEADER, LANES, lane_socket
 from ccproxy_flask.store.sessions import SessionPage
 
 from .caching import Caching
+from .scheduling import yield_to_ingest
 from .sessions import Sessions
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ log = structlog.get_logger(__name__)
 
 _LONGEST_QUESTION = 1 << 20
 _PIECE = 256 << 10
+_LOOK_SECONDS = 30.0
+"""Without any event; close() makes one."""
 # A big answer is handed over piece by piece, as the worker takes it.
 _LONGEST_UNSENT = 1 << 20
 
@@ -191,20 +194,13 @@ def _answered(
 
 
 class SocketServer:
-    """Serves :class:`Questions` on the unix socket *path*, so many beside each other as it has
-    *threads*, until :meth:`close`."""
+    """Serves the WSGI application *app* on the unix socket *path*, so many requests beside each
+    other as it has *threads*, until :meth:`close`."""
 
-    def __init__(
-        self,
-        path: Path,
-        store: Store,
-        threads: int,
-        content: ContentKeeping | None = None,
-        pricing: InputPricing | None = None,
-    ) -> None:
+    def __init__(self, path: Path, app: Callable[..., Iterable[bytes]], threads: int) -> None:
         self._map: dict[int, Any] = {}
         self._server = create_server(
-            Questions(store, content, pricing),
+            app,
             map=self._map,
             unix_socket=str(path),
             unix_socket_perms="600",
@@ -223,7 +219,7 @@ class SocketServer:
 
     def _run(self) -> None:
         while not self._stopping.is_set():
-            wasyncore.loop(timeout=1.0, use_poll=True, map=self._map, count=1)
+            wasyncore.loop(timeout=_LOOK_SECONDS, use_poll=True, map=self._map, count=1)
 
     def close(self) -> None:
         """Stop to listen, and let go of the connections. The socket's file stays, refusing."""
@@ -232,6 +228,16 @@ class SocketServer:
         self._thread.join(timeout=5)
         self._server.task_dispatcher.shutdown(timeout=2)
         wasyncore.close_all(self._map, ignore_all=True)
+
+
+def _beside(app: Questions) -> Callable[..., Iterable[bytes]]:
+    """Return *app* for threads that leave the machine to others."""
+
+    def answer(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        yield_to_ingest()
+        return app(environ, start_response)
+
+    return answer
 
 
 class LaneServers:
@@ -247,7 +253,10 @@ class LaneServers:
         self._servers: list[SocketServer] = []
         try:
             for lane, threads in LANES.items():
-                server = SocketServer(lane_socket(path, lane), store, threads, content, pricing)
+                app = Questions(store, content, pricing)
+                server = SocketServer(
+                    lane_socket(path, lane), _beside(app) if lane == "large" else app, threads
+                )
                 self._servers.append(server)
         except OSError:
             self.close()
