@@ -15,7 +15,7 @@ MOST_NAMES = 100
 _MOST_BUCKETS = 200
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
 _BUCKETS = (
-    *(_MINUTE, 5 * _MINUTE, 15 * _MINUTE, _HOUR, 3 * _HOUR, 6 * _HOUR, 12 * _HOUR),
+    *(_MINUTE, 5 * _MINUTE, 15 * _MINUTE, _HOUR, 3 * _HOUR, 6 * _HOUR),
     *(_DAY, 7 * _DAY, 28 * _DAY, 364 * _DAY),
 )
 # Which dimension a row is about: the bit that GROUPING() has not set.

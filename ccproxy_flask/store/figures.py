@@ -92,6 +92,20 @@ def statement(
     return text + statements.ANALYTICS_OF_MANY, values
 
 
+def count(rows: str, where: LogFilter, hours: Hours) -> tuple[str, list[Any]]:
+    """Return the statement, with its values, that counts what :func:`statement` sums up."""
+    condition, values = statements.condition(where)
+    known, known_values = statements.condition(where.model_copy(update=_BY_TIME))
+    selects = [f"SELECT count(*) AS number FROM ({rows}) WHERE {condition}"]  # noqa: S608  our names
+    for span, begin, end in _spans(hours, DAY):
+        table = sums.TABLES["cells", span]
+        selects.append(
+            f"SELECT sum(requests) FROM {table} WHERE unit >= {begin} AND unit < {end} AND {known}"  # noqa: S608  our names
+        )
+        values += known_values
+    return f"SELECT coalesce(sum(number), 0) FROM ({' UNION ALL '.join(selects)})", values  # noqa: S608  our names
+
+
 def _of_rows(kind: str) -> str:
     return sums.of(kind, "logs", "NULL::BIGINT" if kind == "name_bins" else "unit", "bucket")
 

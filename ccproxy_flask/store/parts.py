@@ -7,7 +7,7 @@ transaction of the database. A file is whole, and on the disk, before the table 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -50,11 +50,20 @@ class Parts:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._read: dict[str, Part] = {}
+        """What the table said of files, which never change but in being summed."""
 
     def registered(self, cursor: duckdb.DuckDBPyConnection) -> list[Part]:
         """Return the parts that count, oldest first."""
-        rows = cursor.execute("SELECT * FROM parts ORDER BY first, name").fetchall()
-        return [_part(row) for row in rows]
+        rows = cursor.execute("SELECT name, summed FROM parts ORDER BY first, name").fetchall()
+        known = self._read
+        if not known.keys() >= {name for name, _ in rows}:
+            found = cursor.execute("SELECT * FROM parts").fetchall()
+            self._read = known = {row[0]: _part(row) for row in found}
+        return [
+            part if part.summed == bool(summed) else replace(part, summed=bool(summed))
+            for part, summed in ((known[name], summed) for name, summed in rows)
+        ]
 
     # Everything in these statements is our own: names of columns, and of files that we made.
     # ruff: noqa: S608  our names
