@@ -6,6 +6,7 @@ import { localize } from "./times.js";
 /** How many times as long as an answer took there is none asked for. */
 const REST = 10;
 let nextAt = 0;
+let asking = null;
 
 /** Fills the parts that are to come later; calls `then` when one of them changed. */
 export async function showLater(then) {
@@ -15,7 +16,12 @@ export async function showLater(then) {
     nextAt = Infinity;
     place.dataset.loaded = "";
     const began = performance.now();
-    const found = await fetchPage(place.dataset.later);
+    // What another address asked for is not wanted any more: nobody is to count it for nothing.
+    asking?.abort();
+    const found = await fetchPage(place.dataset.later, (request) => {
+      asking = request;
+    });
+    asking = null;
     const took = performance.now() - began;
     nextAt = Date.now() + REST * took;
     if (!place.isConnected || place.contains(document.activeElement)) continue;
