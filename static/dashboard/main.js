@@ -43,7 +43,9 @@ let skew = 0;
 const heard = {
   snapshot: ({ entries, in_flight: inFlight, store }) => {
     table?.snapshot(entries, inFlight);
-    if (store.available !== !one("[data-away]")) soon(0);
+    if (store.available === !one("[data-away]")) return;
+    lastRefresh = 0; // however long it took last: what the page says of the store is not so any more
+    soon(0);
   },
   request_start: (view) => table?.started(view),
   request_gone: (view) => table?.gone(view),
