@@ -404,7 +404,7 @@ def test_killed_at_any_moment_each_row_is_there_once(tmp_path):
         argv = [sys.executable, "-c", KILLED, str(path), str(Path(__file__).parent)]
         with subprocess.Popen(argv, stdout=subprocess.PIPE) as process:
             assert process.stdout is not None
-            for _ in range(chance.randint(1, 40)):  # appends, beside which rows are moved
+            for _ in range(chance.randint(1, 15)):  # appends, beside which rows are moved
                 process.stdout.readline()
             while is_last and not list(tmp_path.rglob("*.parquet")):
                 assert process.stdout.readline()
