@@ -144,3 +144,17 @@ def test_content_is_said_to_be_elsewhere(servers: Servers):
     status, found = servers.ask(first, path)
     assert status == 404
     assert row["node"] in found["error"]["message"]
+
+
+def test_live_feed_has_the_requests_of_all_machines(servers: Servers):
+    """Who follows the events of one server sees the end of a request that another one served."""
+    first, second = servers.ports[:2]
+    address = f"http://127.0.0.1:{first}/logs/stream"
+    with urllib.request.urlopen(address, timeout=30) as stream:
+        stream.readline()
+        body = b'{"model":"gpt-test","messages":[]}'
+        headers = {"content-type": "application/json"}
+        assert servers.ask(second, "/v1/chat/completions", body, **headers)[0] == 200
+        events = (json.loads(line[5:]) for line in stream if line.startswith(b"data:"))
+        ended = (each["data"] for each in events if each["type"] == "request_complete")
+        assert next(row for row in ended if row["node"] == f"server-{second}")

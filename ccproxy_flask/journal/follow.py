@@ -99,7 +99,7 @@ class Follower:
 
     def poll(self) -> list[Event]:
         """Read what is new and return its events; the first call only begins. Raises OSError."""
-        groups = by_worker(list_segments(self._directory))
+        groups = by_worker(list_segments(self._directory, mirrors=None))
         if not self._began:
             self._begin(groups)
             self._began = True
@@ -130,10 +130,12 @@ class Follower:
     ) -> Iterator[list[Event]]:
         """Give what happened between *position* and *targets*; *flying* is in flight there."""
         try:
-            yield self._resume(position, by_worker(list_segments(self._directory)), targets)
+            yield self._resume(
+                position, by_worker(list_segments(self._directory, mirrors=None)), targets
+            )
             before = None
             while before != (before := self._reached()):
-                groups = by_worker(list_segments(self._directory))
+                groups = by_worker(list_segments(self._directory, mirrors=None))
                 for worker, target in targets.items():
                     yield self._news(worker, groups.get(worker, []), target)
         except OSError as error:

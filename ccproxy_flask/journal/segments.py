@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+# No worker is born that late.
+_MIRROR = "f" * 8
 _NAME = re.compile(r"([0-9a-f]{32})-([0-9]{8})\.ndjson")
 
 
@@ -45,10 +47,19 @@ def segment_name(worker: str, number: int) -> str:
     return f"{worker}-{number:08d}.ndjson"
 
 
+def mirror_id() -> str:
+    """Return a new worker id for what was stored on other machines: shown, and not stored again."""
+    return _MIRROR + os.urandom(12).hex()
+
+
 def list_segments(
-    directory: Path, on_foreign: Callable[[str], None] | None = None
+    directory: Path,
+    on_foreign: Callable[[str], None] | None = None,
+    *,
+    mirrors: bool | None = False,
 ) -> list[Segment]:
-    """Return the segments in *directory*, those of a worker together and in order.
+    """Return the segments in *directory*, those of a worker together and in order; with *mirrors*
+    those of other machines' records (:func:`mirror_id`) instead, with None both.
 
     A missing directory has none. What has the name of a segment and is no regular file of ours is
     passed over; *on_foreign* gets its name. Raises OSError where the directory cannot be read.
@@ -57,7 +68,8 @@ def list_segments(
     try:
         with os.scandir(directory) as entries:
             for entry in entries:
-                if match := _NAME.fullmatch(entry.name):
+                match = _NAME.fullmatch(entry.name)
+                if match and mirrors in (None, match[1].startswith(_MIRROR)):
                     try:
                         facts = entry.stat(follow_symlinks=False)
                     except FileNotFoundError:

@@ -26,6 +26,7 @@ from ccproxy_flask.store.factory import open_store, set_aside
 from .content import ContentKeeping
 from .ingest import Ingest, Limits, NullObserver
 from .maintenance import Maintenance
+from .others import Others
 from .server import LaneServers
 
 if TYPE_CHECKING:
@@ -82,6 +83,7 @@ class Recorder:
         self._content: ContentKeeping | None = None
         self._ingesting = threading.Lock()
         self._maintenance: Maintenance | None = None
+        self._others: Others | None = None
         self._stopping = threading.Event()
         self._drain_seconds = _DRAIN_SECONDS
         self._reason: str | None = _STARTING
@@ -227,6 +229,8 @@ class Recorder:
         if self._store is None:
             self._store = open_store(self._settings)
             self._maintenance = Maintenance(self._store)
+            if self._settings.observability.log_storage_backend == "ducklake":
+                self._others = Others(self._store, self._directory)
             if self._content is not None:
                 self._content.rows.begin(self._store)
             self.ready.set()
@@ -273,8 +277,13 @@ class Recorder:
         store, self._store, self._ingest = self._store, None, None
         if self._maintenance is not None:
             self._maintenance.stop()
+        if self._others is not None:
+            self._others.close()
         if store is not None:
             store.close()
+        if self._others is not None:
+            self._others.join()
+            self._others = None
         if self._maintenance is not None:
             self._maintenance.join()
 

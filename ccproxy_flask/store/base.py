@@ -304,6 +304,10 @@ class RecordingStore(Store, Protocol):
     def newest_limits(self, of_each: int) -> list[LimitRow]:
         """Return so many of the newest rows of ``rate_limits`` *of_each* window, oldest first."""
 
+    def news(self, position: int | None) -> tuple[int, list[bytes]]:
+        """Return what other machines have stored since *position* (JSON objects, some thousand at
+        most), and the position from which to go on; None is the position of now."""
+
     def settle(self) -> None:
         """Return when all that was appended is there for good. Raises StoreUnavailable."""
 

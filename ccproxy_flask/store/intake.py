@@ -125,6 +125,10 @@ class Intake:
         with self._database.questions() as cursor:
             return newest(cursor, of_each)
 
+    def news(self, _position: int | None) -> tuple[int, list[bytes]]:
+        """As RecordingStore.news(): there are no other machines."""
+        return 0, []
+
     def settle(self) -> None:
         """As RecordingStore.settle(): each append is a commit."""
 

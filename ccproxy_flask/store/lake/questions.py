@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 # A page of the newest rows is looked for in so much time before its end, and then in more.
 _SPANS = (timedelta(hours=1), timedelta(days=1), timedelta(days=10))
 _RECENT = timedelta(days=2)
+_JUST_NOW_SECONDS = 60
+_MOST_NEWS = 5_000
 _LONG_BUCKET = 1000 * 86_400
 Key = tuple[Any, ...]
 
@@ -121,6 +123,29 @@ class Questions:
             return dict(rows)
 
         return self._asked(work)
+
+    def _rows_since(self, position: int | None, node: str) -> tuple[int, list[bytes]]:
+        """Return the newest snapshot, and the rows that came after that of *position* but from
+        *node*, of requests that ended just now."""
+
+        def work(cursor: Connection) -> tuple[int, list[bytes]]:
+            snapshot = number_in(cursor.execute(f"FROM {LAKE}.current_snapshot()"))
+            if position is None or position >= snapshot:
+                return snapshot, []
+            came = (
+                f"SELECT * FROM ducklake_table_insertions('{LAKE}', 'main', 'access_logs', "
+                f"{position + 1}, {snapshot})"
+            )
+            rows = cursor.execute(
+                f"SELECT to_json(page)::VARCHAR FROM (SELECT {statements.SHOWN} FROM ({came}) "
+                "WHERE node IS DISTINCT FROM ? AND epoch(timestamp) + "
+                "coalesce(duration_seconds, 0) > epoch(now()) - ? "
+                "ORDER BY request_id LIMIT ?) AS page",
+                [node, _JUST_NOW_SECONDS, _MOST_NEWS],
+            ).fetchall()
+            return snapshot, [text.encode() for (text,) in rows]
+
+        return self._engine.ask(work)
 
     def known(self, request_ids: Collection[str]) -> set[str]:
         """Return those of *request_ids* that there is a row of."""

@@ -151,6 +151,10 @@ class LakeStore(Questions):
         """Delete the marks of *segments*, which are gone."""
         self._writer.forget(segments)
 
+    def news(self, position: int | None) -> tuple[int, list[bytes]]:
+        """As RecordingStore.news()."""
+        return self._rows_since(position, self._name)
+
     def settle(self) -> None:
         """As RecordingStore.settle()."""
         self._writer.settle()
