@@ -31,7 +31,7 @@ from scripted import wait_until
 
 from ccproxy_flask.errors import StoreUnavailable
 from ccproxy_flask.record import COLUMNS, to_json
-from ccproxy_flask.store import adhoc_sql, analytics, questions
+from ccproxy_flask.store import adhoc_sql, analytics, questions, sql_policy
 from ccproxy_flask.store import duckdb as database
 from ccproxy_flask.store.base import LogFilter, QueryRefused
 from ccproxy_flask.store.duckdb import DuckDBStore
@@ -672,11 +672,13 @@ def test_sql_process_is_shut_in(tmp_path):
     days.mkdir()
     (days / "inside.txt").write_text("ours")
     before = set(_sql_processes())
-    asking = adhoc_sql.AdhocSql(days)
+    asking = adhoc_sql.AdhocSql([str(days)])
 
     def read(path: Path) -> bytes:
         view = f"SELECT content FROM read_text('{path}')"  # noqa: S608  our own path
-        return asking.answer("FROM access_logs", 1, view, lambda: False)
+        return asking.answer(
+            "FROM access_logs", 1, dict.fromkeys(sql_policy.TABLES, view), lambda: False
+        )
 
     assert b"ours" in read(days / "inside.txt")
     with pytest.raises(QueryRefused, match="Permission"):
