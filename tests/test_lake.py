@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
+import threading
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -406,3 +408,25 @@ def test_lake_on_an_object_store(cluster: Cluster, tmp_path: Path, bucket: str):
         assert b"".join(store.export(LogFilter(), "csv")).count(b"\n") == len(records) + 1
     finally:
         store.close()
+
+
+def test_rows_that_are_deleted_while_others_come(lake: Lake, monkeypatch: pytest.MonkeyPatch):
+    """Whoever deletes is in the way of who commits: both try again, and no row is lost."""
+    monkeypatch.setattr(writer, "COMMIT_SECONDS", 0.01)
+    deleted: list[int] = []
+    over = threading.Event()
+    with lake.store("one") as one, lake.store("two") as two:
+
+        def delete() -> None:
+            while not over.is_set():
+                with contextlib.suppress(StoreUnavailable):
+                    deleted.append(two.reset())
+
+        thread = threading.Thread(target=delete)
+        thread.start()
+        for _ in range(10):
+            put(one, *rows_of("one", 5))
+            one.settle()
+        over.set()
+        thread.join()
+        assert sum(deleted) + len(ids(one)) == 50

@@ -43,6 +43,8 @@ LATE_SECONDS = 15.0
 """Rows that wait longer wait in the journal alone."""
 _PAUSES = (0.2, 0.5, 1.0, 2.0)
 _CLOSE_SECONDS = 5.0
+# What DuckLake says of a commit that did not take place, as another one deleted rows meanwhile.
+_CONFLICT = "Transaction conflict"
 
 _unfinished: dict[str, threading.Thread] = {}
 """Of each node the thread that was left while it waited for the catalogue: as long as it may write,
@@ -191,9 +193,12 @@ class LakeWriter:
             cursor.execute("COMMIT")
             [(snapshot,)] = cursor.execute(f"FROM {LAKE}.last_committed_snapshot()").fetchall()
         except duckdb.Error as error:
-            # It may be there all the same: only who begins anew from the lake can tell.
-            self.usable = False
-            self._hot.lose()
+            if _CONFLICT in str(error):
+                self._give_up(cursor, generations)
+            else:
+                # It may be there all the same: only who begins anew from the lake can tell.
+                self.usable = False
+                self._hot.lose()
             raise self._engine.translated(error) from error
         self._hot.end_commit(generations, snapshot)
         self.last_commit = datetime.now(UTC)
