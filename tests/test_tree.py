@@ -124,6 +124,7 @@ TESTED_BY = {
     "proxy/upstream/connections.py": "upstream",
     "proxy/upstream/proxied.py": "upstream",
     "recorder/maintenance.py": "parts",
+    "recorder/others.py": "lake_servers",
     "recorder/scheduling.py": "lanes",
     "settings/handover.py": "gunicorn_config",
     "settings/problems.py": "settings",
