@@ -332,7 +332,7 @@ def test_content_is_found_by_its_words(store):
     second = raw(turn("the walrus and the carpenter", "were walking close at hand"))
     for given in (first, second):
         store.add([kept(given, store)])
-    found = [request_id for request_id, _, _ in store.search("walrus carp", 10)]
+    found = [request_id for request_id, *_ in store.search("walrus carp", 10)]
     assert found == [first.request_head["request_id"]]
     assert store.search("walking", 10)[0][2] == "user"
     assert store.search('" OR *', 10) == []

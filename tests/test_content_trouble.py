@@ -75,7 +75,7 @@ def test_rows_whose_content_is_not_there_say_dropped(store, tmp_path):
     try:
         rows.append([to_json(record) for record in records], [], {})
         pending = {gone}
-        checks = ContentRows(store.having, pending.__contains__, settle_seconds=0)
+        checks = ContentRows(store.sessions_of, pending.__contains__, settle_seconds=0)
         checks.claim([there, gone])
         assert checks.step(rows) == 0
         pending.clear()
@@ -93,7 +93,7 @@ def test_a_loss_that_is_known_is_told_at_once_and_also_before_its_row_comes(stor
     rows = DuckDBStore(tmp_path / "rows.duckdb")
     try:
         rows.append([to_json(early)], [], {})
-        checks = ContentRows(store.having, lambda _: False, settle_seconds=3600)
+        checks = ContentRows(store.sessions_of, lambda _: False, settle_seconds=3600)
         checks.lose(late.request_id)
         checks.lose(early.request_id)
         checks.claim([early.request_id])
@@ -116,7 +116,7 @@ def test_rows_of_an_earlier_recorder_are_looked_at(store, tmp_path):
     rows = DuckDBStore(tmp_path / "rows.duckdb")
     try:
         rows.append([to_json(long_one), to_json(old_one)], [], {})
-        checks = ContentRows(store.having, lambda _: False, settle_seconds=0)
+        checks = ContentRows(store.sessions_of, lambda _: False, settle_seconds=0)
         checks.begin(rows)
         assert checks.step(rows) == 1
         found = contents(rows)
@@ -165,7 +165,7 @@ def test_a_file_deleted_under_our_hands_is_made_again(store, folder):
     lost = keep(store)
     the_file(folder).unlink()
     found = keep(store)
-    assert store.having([lost, found]) == {found}
+    assert store.sessions_of([lost, found]).keys() == {found}
 
 
 @pytest.mark.parametrize("why", ["reset", "removed", "damaged"])
@@ -227,7 +227,7 @@ def test_a_folder_deleted_under_our_hands_is_made_again(store, folder):
     """Nothing raises meanwhile, and what comes is kept."""
     keep(store)
     subprocess.run(["rm", "-r", str(folder)], check=True)
-    assert store.having([new_request_id()]) == set()
+    assert store.sessions_of([new_request_id()]) == {}
     assert (store.size(), store.search("word", 9), store.session("s")) == (0, [], [])
     assert store.has(keep(store))
 
@@ -242,7 +242,7 @@ def test_a_damaged_file_is_set_aside(store, folder, is_open):
     for each in path.parent.iterdir():
         each.write_bytes(random.randbytes(100_000))
     found = keep(store)
-    assert store.having([lost, found]) == {found}
+    assert store.sessions_of([lost, found]).keys() == {found}
     assert path.with_name(path.name + ".damaged").stat().st_size == 100_000
     store.reset()
     assert list(path.parent.iterdir()) == []

@@ -154,7 +154,7 @@ def not_verified(server: Server, rows: dict[str, Any]) -> list[dict[str, Any]] |
     """Return what is not whole of the content of *rows*, None where it is not all there yet."""
     store = ContentStore(server.database.parent / "content", 1 << 30, 7)
     wanted = {row["request_id"]: exchange_id for exchange_id, row in rows.items()}
-    if store.having(list(wanted)) != wanted.keys():
+    if store.sessions_of(list(wanted)).keys() != wanted.keys():
         return None
     whole = {"request": "ok", "response": "ok"}
     found = {}

@@ -90,6 +90,7 @@ def content_lines(found: dict[str, Any], most: int | None = None) -> Iterator[st
         secrets = f", without {', '.join(facts['secrets'])}" if facts.get("secrets") else ""
         yield f"{body}: {facts['bytes']:,} bytes, {told}{secrets}"
     yield from verdict_lines(found.get("cache_verdict"))
+    yield from _prompt_lines(found["prompt"], found["request_id"])
     if found["tools"]:
         yield from _titled("tools")
         names = (("tool", "bytes"), [(tool["name"], tool["bytes"]) for tool in found["tools"]])
@@ -107,6 +108,20 @@ def content_lines(found: dict[str, Any], most: int | None = None) -> Iterator[st
     if found.get("error") is not None:
         yield from _titled("error")
         yield from _text(json.dumps(found["error"], indent=2), most)
+
+
+def _prompt_lines(prompt: dict[str, Any], request_id: str) -> Iterator[str]:
+    """Give what is to be said of where a prompt comes from."""
+    if prompt["previous"]:
+        yield printable(f"goes on from {prompt['previous']}: {prompt['shared']:,} messages")
+    earlier = [each for each in prompt["sources"] if each["request_id"] != request_id]
+    if earlier:
+        turns = len({each["request_id"] for each in earlier})
+        count = sum(each["messages"] for each in earlier)
+        yield f"{count:,} messages were sent by {turns:,} earlier turns"
+    for name, value in (prompt["missing"] or {}).items():
+        text = f"what came before is not kept: {name.replace('_', ' ')} {value}"
+        yield click.style(printable(text), fg="yellow")
 
 
 def _blocks(blocks: list[dict[str, Any]], most: int | None) -> Iterator[str]:

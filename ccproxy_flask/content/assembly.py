@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -18,13 +19,13 @@ from . import conversation
 from .cache_diagnostics import diagnostics, may_tell
 from .coding import decoded, way_of
 from .context import context_of
-from .day_file import Exchange
+from .day_file import Exchange, Text
 from .pieces import cut, cut_stream
 from .prompt import prompt_of
 from .secrets import Span, secret_spans, stream_spans, take_out
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Sequence
 
 Json = dict[str, Any]
 _STREAMS = ("text/event-stream", "application/x-ndjson", "application/ndjson", "application/jsonl")
@@ -103,6 +104,8 @@ def assembled(raw: RawExchange, are_new: AreNew) -> Exchange:
         times,
         texts,
         prompt.parts,
+        conversation=asked,
+        answer=said,
     )
 
 
@@ -233,23 +236,33 @@ def _facts(raw: RawExchange, credentials: Credentials) -> dict[str, Any]:
 
 def _texts(
     asked: dict[str, Any], answer: dict[str, Any] | None, request: _Body, are_new: AreNew
-) -> list[tuple[str, str]]:
+) -> list[Text]:
     """Return the words that this exchange brought: the answer, and the request's new parts."""
     known = zip(request.pieces, are_new(request.pieces), strict=True)
-    new = b"".join(piece for piece, is_new in known if is_new)
-    return list(_brought(conversation.texts_of(asked, answer), new))
+    new = [(at, piece) for at, (piece, is_new) in enumerate(known) if is_new]
+    found = _brought(conversation.texts_of(asked, None), new)
+    said = [] if answer is None else [Text("answer", conversation.words_of(answer["blocks"]))]
+    return [*found, *(each for each in said if each.words.strip())]
 
 
-def _brought(texts: Iterable[tuple[str, str]], new: bytes) -> Iterator[tuple[str, str]]:
-    """Yield those of *texts* that stand in *new*, mostly in the same order."""
+def _brought(texts: Iterable[tuple[str, str]], new: Sequence[tuple[int, bytes]]) -> list[Text]:
+    """Return those of *texts* that stand in the *new* pieces, mostly in the same order: each from
+    the piece in which it begins to the one in which the next one does."""
+    whole = b"".join(piece for _, piece in new)
+    ends = list(itertools.accumulate(len(piece) for _, piece in new))
+    found: list[Text] = []
     at = 0
     for part, text in texts:
         needle = _needle(text)
-        if (found := new.find(needle, at)) < 0:
-            found = new.find(needle)
-        if part == "answer" or found >= 0:
-            at = max(at, found)
-            yield part, text
+        if (place := whole.find(needle, at)) < 0:
+            place = whole.find(needle)
+        if place >= 0:
+            at = max(at, place)
+            first = new[bisect_right(ends, place)][0]
+            if found and found[-1].first is not None and found[-1].first <= first:
+                found[-1] = found[-1]._replace(last=first)
+            found.append(Text(part, text, first, new[-1][0]))
+    return found
 
 
 def _needle(text: str) -> bytes:

@@ -39,15 +39,16 @@ def put_together(api: str, events: Iterable[Json]) -> Json | None:
 
 def texts_of(conversation: Json, answer: Json | None) -> list[tuple[str, str]]:
     """Return (part, text) of all words in there; parts are system, tools, a role, or answer."""
-    found = [("system", _words(conversation["system"]))]
+    found = [("system", words_of(conversation["system"]))]
     found += [("tools", f"{tool['name']} {tool['description']}") for tool in conversation["tools"]]
-    found += [(each["role"], _words(each["blocks"])) for each in conversation["messages"]]
+    found += [(each["role"], words_of(each["blocks"])) for each in conversation["messages"]]
     if answer is not None:
-        found.append(("answer", _words(answer["blocks"])))
+        found.append(("answer", words_of(answer["blocks"])))
     return [(part, text) for part, text in found if text.strip()]
 
 
-def _words(blocks: Sequence[Json]) -> str:
+def words_of(blocks: Sequence[Json]) -> str:
+    """Return all words of *blocks*, a line for each part."""
     return "\n".join(
         part
         for block in blocks

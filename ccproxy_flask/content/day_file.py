@@ -13,17 +13,19 @@ import os
 import re
 import sqlite3
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote
 
 import orjson
 import zstandard
 
 from . import prompt_table
+from .packing import LEVEL, pack, packed_ids, packed_times, unpack, unpacked_ids, unpacked_times
+from .places import PASSED, Place
 from .prompt import Prompt, PromptPart
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
 _SCHEMA = (
@@ -35,7 +37,12 @@ CREATE TABLE IF NOT EXISTS exchange (
     id INTEGER PRIMARY KEY, request_id TEXT NOT NULL UNIQUE, at INTEGER NOT NULL, session_id TEXT,
     facts BLOB NOT NULL, request BLOB NOT NULL, response BLOB NOT NULL, times BLOB NOT NULL);
 CREATE INDEX IF NOT EXISTS exchange_session ON exchange (session_id, at);
-CREATE TABLE IF NOT EXISTS said (id INTEGER PRIMARY KEY, exchange INTEGER NOT NULL, part TEXT);
+CREATE TABLE IF NOT EXISTS said (
+    id INTEGER PRIMARY KEY, exchange INTEGER NOT NULL, part TEXT, first INTEGER, last INTEGER,
+    answer BLOB);
+CREATE TABLE IF NOT EXISTS place (
+    key INTEGER NOT NULL, kind INTEGER NOT NULL, exchange INTEGER NOT NULL,
+    PRIMARY KEY (key, kind, exchange)) WITHOUT ROWID;
 CREATE VIRTUAL TABLE IF NOT EXISTS words USING fts5 (
     text, content='', columnsize=0, detail=none, tokenize='unicode61');
 """
@@ -51,8 +58,10 @@ _DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _IN_THE_WAY = (errno.ELOOP, errno.EISDIR)
 SUFFIXES = ("", "-wal", "-shm")
 """A file, its log of changes, and what its users share."""
+_LONGEST_ANSWER = 65_536  # characters that can be shown of one
+_MOST_SHOWN = 32  # pieces in which words are looked for, to be shown
+_MOST_PASSED = 8  # exchanges that are known to have passed a place
 _AT_ONCE = 500  # values of one question
-_LEVEL = 9
 _WORD = re.compile(r"[^\W_]+")  # what the tokenizer of the index takes for one
 _DICTIONARY_BYTES = 64 << 10
 _SAMPLES = 400
@@ -60,13 +69,33 @@ _LARGEST_SAMPLE = 16 << 10
 _WELL_ALONE = 32 << 10  # a larger piece gains nothing by a dictionary
 
 
+class Text(NamedTuple):
+    """Words that were said, and where they stand: in the pieces of the request from *first* to
+    *last*, or nowhere as they are, which is so of an answer."""
+
+    part: str
+    words: str
+    first: int | None = None
+    last: int | None = None
+
+
+class Hit(NamedTuple):
+    """What a search found, and where its words stand: JSON in part, or as they were said."""
+
+    request_id: str
+    at: int
+    part: str
+    json: bytes | None
+    words: str | None
+
+
 @dataclass(slots=True)
 class Exchange:
     """What is kept of one exchange. Bodies are what may be kept of them, cut into pieces.
 
     *at* is µs since 1970; *facts* are JSON; *times* are (offset, µs since *at*) of the pieces of
-    the response as they came; *texts* are what is to be found by a search: (part, text); *prompt*
-    is what the request is made of for a cache.
+    the response as they came; *texts* are what is to be found by a search; *prompt* is what the
+    request is made of for a cache; *places* are what others find it by (:mod:`.places`).
     """
 
     request_id: str
@@ -76,8 +105,13 @@ class Exchange:
     request: Sequence[bytes] = ()
     response: Sequence[bytes] = ()
     times: Sequence[tuple[int, int]] = ()
-    texts: Sequence[tuple[str, str]] = ()
+    texts: Sequence[Text] = ()
     prompt: Sequence[PromptPart] = ()
+    places: Sequence[Place] = ()
+    conversation: dict[str, Any] | None = None
+    """What was asked, and *answer*: in the shape of :mod:`ccproxy_flask.dialects.said`. Not kept:
+    it is made of the bodies again."""
+    answer: dict[str, Any] | None = None
 
 
 class Damaged(sqlite3.DatabaseError):
@@ -156,23 +190,42 @@ class DayFile:
         if self.has(exchange.request_id):
             return
         request, response = (
-            _packed_ids([self._piece_id(piece) for piece in pieces])
+            packed_ids([self._piece_id(piece) for piece in pieces])
             for pieces in (exchange.request, exchange.response)
         )
         runs = {"prompt": self._prompts.add(exchange.prompt)} if exchange.prompt else {}
-        facts = _pack_plain(orjson.dumps(exchange.facts | runs))
-        times = _pack_plain(_varints(_steps(exchange.times)))
+        facts = pack(orjson.dumps(exchange.facts | runs))
+        times = packed_times(exchange.times)
         row = (exchange.request_id, exchange.at, exchange.session_id, facts)
         (number,) = self._db.execute(
             "INSERT INTO exchange (request_id, at, session_id, facts, request, response, times)"
             " VALUES (?, ?, ?, ?, ?, ?, ?) RETURNING id",
             (*row, request, response, times),
         ).fetchone()
-        for part, text in exchange.texts:
-            (said,) = self._db.execute(
-                "INSERT INTO said (exchange, part) VALUES (?, ?) RETURNING id", (number, part)
-            ).fetchone()
-            self._db.execute("INSERT INTO words (rowid, text) VALUES (?, ?)", (said, text))
+        for text in exchange.texts:
+            self._add_text(number, text)
+        for place in exchange.places:
+            self._add_place(number, place)
+
+    def _add_place(self, number: int, place: Place) -> None:
+        # Many may begin with the same examples: a few of them say all that is asked of them.
+        self._db.execute(
+            "INSERT INTO place (key, kind, exchange) SELECT ?1, ?2, ?3 WHERE ?2 <> ?4 OR"
+            " (SELECT count(*) FROM place WHERE key = ?1 AND kind = ?2) < ?5",
+            (place.key, place.kind, number, PASSED, _MOST_PASSED),
+        )
+
+    def _add_text(self, number: int, text: Text) -> None:
+        answer = None
+        if text.first is None:
+            words = text.words[:_LONGEST_ANSWER].encode("utf-8", "replace")
+            answer = bytes([self._current]) + self._packer(self._current).compress(words)
+        (said,) = self._db.execute(
+            "INSERT INTO said (exchange, part, first, last, answer) VALUES (?, ?, ?, ?, ?)"
+            " RETURNING id",
+            (number, text.part, text.first, text.last, answer),
+        ).fetchone()
+        self._db.execute("INSERT INTO words (rowid, text) VALUES (?, ?)", (said, text.words))
 
     def _piece_id(self, piece: bytes) -> int:
         digest = _hash(piece)
@@ -201,15 +254,18 @@ class DayFile:
 
     def has(self, request_id: str) -> bool:
         """True where the exchange is kept here."""
-        return bool(self.having([request_id]))
+        return bool(self.sessions_of([request_id]))
 
-    def having(self, request_ids: Sequence[str]) -> set[str]:
-        """Return those of *request_ids* whose exchanges are kept here."""
-        found: set[str] = set()
+    def sessions_of(self, request_ids: Sequence[str]) -> dict[str, str | None]:
+        """Return those of *request_ids* whose exchanges are kept here, each with its session."""
+        found: dict[str, str | None] = {}
         for begin in range(0, len(request_ids), _AT_ONCE):
             some = request_ids[begin : begin + _AT_ONCE]
-            asked = f"SELECT request_id FROM exchange WHERE request_id IN ({_marks(some)})"  # noqa: S608  ours
-            found.update(row[0] for row in self._db.execute(asked, some))
+            asked = (
+                "SELECT request_id, session_id FROM exchange"  # noqa: S608  ours
+                f" WHERE request_id IN ({_marks(some)})"
+            )
+            found.update(self._db.execute(asked, some))
         return found
 
     def exchange(self, request_id: str) -> Exchange | None:
@@ -222,9 +278,9 @@ class DayFile:
         if row is None:
             return None
         try:
-            facts = orjson.loads(_unpack_plain(row[3]))
-            request, response = (self._pieces(_unpacked_ids(blob)) for blob in row[4:6])
-            times = list(_sums(_numbers(_unpack_plain(row[6]))))
+            facts = orjson.loads(unpack(row[3]))
+            request, response = (self._pieces(unpacked_ids(blob)) for blob in row[4:6])
+            times = unpacked_times(row[6])
         except (zstandard.ZstdError, ValueError, LookupError) as error:
             raise Damaged(f"{request_id} in {self.path.name} is damaged: {error}") from error
         return Exchange(row[0], row[1], row[2], facts, request, response, times)
@@ -233,7 +289,7 @@ class DayFile:
         """Return the facts of those of the exchanges that are here, by request id."""
         asked = "SELECT request_id, facts FROM exchange WHERE request_id = ?"
         rows = (self._db.execute(asked, (each,)).fetchone() for each in request_ids)
-        return {row[0]: orjson.loads(_unpack_plain(row[1])) for row in rows if row is not None}
+        return {row[0]: orjson.loads(unpack(row[1])) for row in rows if row is not None}
 
     def prompts(self, request_ids: Sequence[str]) -> dict[str, tuple[dict[str, Any], Prompt]]:
         """Return the facts of those of the exchanges that are here, and what a cache looks at.
@@ -260,19 +316,55 @@ class DayFile:
         for row in self._db.execute("SELECT request_id FROM exchange ORDER BY id"):
             yield row[0]
 
-    def search(self, question: str, limit: int) -> list[tuple[str, int, str]]:
-        """Return (request id, at, part) of what has all words of *question*, newest first."""
+    def placed(self, keys: Sequence[int], kinds: Sequence[int]) -> list[tuple[int, int, str]]:
+        """Return (key, kind, request id) of the exchanges at places, the newest last."""
+        found: list[tuple[int, int, str]] = []
+        for begin in range(0, len(keys), _AT_ONCE):
+            some = keys[begin : begin + _AT_ONCE]
+            asked = (
+                "SELECT p.key, p.kind, e.request_id FROM place p JOIN exchange e"  # noqa: S608  ours
+                f" ON e.id = p.exchange WHERE p.key IN ({_marks(some)})"
+                f" AND p.kind IN ({_marks(kinds)}) ORDER BY e.id"
+            )
+            found += self._db.execute(asked, [*some, *kinds]).fetchall()
+        return found
+
+    def name_session(self, request_id: str, session_id: str) -> None:
+        """Let an exchange that belongs to no session belong to one."""
+        asked = "UPDATE exchange SET session_id = ? WHERE request_id = ? AND session_id IS NULL"
+        self._db.execute(asked, (session_id, request_id))
+
+    def rename_session(self, old: str, new: str) -> None:
+        """Let exchanges that belong to *old* belong to *new*."""
+        self._db.execute("UPDATE exchange SET session_id = ? WHERE session_id = ?", (new, old))
+
+    def search(self, question: str, limit: int) -> list[Hit]:
+        """Return what has all words of *question*, newest first."""
         # In the order of the index, so that a word that is everywhere is not looked up everywhere.
         asked = (
-            "SELECT e.request_id, e.at, s.part FROM words w JOIN said s ON s.id = w.rowid"
-            " JOIN exchange e ON e.id = s.exchange WHERE words MATCH ? ORDER BY w.rowid DESC"
+            "SELECT e.request_id, e.at, s.part, s.first, s.last, s.answer, e.request FROM words w"
+            " JOIN said s ON s.id = w.rowid JOIN exchange e ON e.id = s.exchange"
+            " WHERE words MATCH ? ORDER BY w.rowid DESC"
         )
-        found: dict[tuple[str, int, str], None] = {}
-        for row in self._db.execute(asked, (as_match(question),)):
-            found[row] = None
+        found: dict[tuple[str, str], Hit] = {}
+        for request_id, at, part, *where in self._db.execute(asked, (as_match(question),)):
+            if (request_id, part) not in found:
+                found[request_id, part] = Hit(request_id, at, part, *self._words(*where))
             if len(found) >= limit:
                 break
-        return list(found)
+        return list(found.values())
+
+    def _words(
+        self, first: int | None, last: int, answer: bytes | None, request: bytes
+    ) -> tuple[bytes | None, str | None]:
+        try:
+            if first is None:
+                words = self._unpacker(answer[0]).decompress(answer[1:]) if answer else b""
+                return None, words.decode("utf-8", "replace")
+            some = unpacked_ids(request)[first : min(last, first + _MOST_SHOWN) + 1]
+            return b"".join(self._pieces(some)), None
+        except (zstandard.ZstdError, ValueError, LookupError):
+            return None, ""  # it is damaged; that it was said is still true
 
     def counts(self) -> dict[str, int]:
         """Return how many exchanges and pieces there are."""
@@ -304,7 +396,7 @@ class DayFile:
     def _packer(self, dictionary: int) -> zstandard.ZstdCompressor:
         if dictionary not in self._packers:
             self._packers[dictionary] = zstandard.ZstdCompressor(
-                level=_LEVEL, dict_data=self._dictionary(dictionary), write_dict_id=False
+                level=LEVEL, dict_data=self._dictionary(dictionary), write_dict_id=False
             )
         return self._packers[dictionary]
 
@@ -381,63 +473,3 @@ def _marks(values: Sequence[object]) -> str:
 
 def _hash(piece: bytes) -> bytes:
     return hashlib.blake2b(piece, digest_size=16).digest()
-
-
-def _pack_plain(data: bytes) -> bytes:
-    return zstandard.ZstdCompressor(level=_LEVEL).compress(data)
-
-
-def _unpack_plain(data: bytes) -> bytes:
-    return zstandard.ZstdDecompressor().decompress(data)
-
-
-def _packed_ids(ids: Sequence[int]) -> bytes:
-    """Return *ids* as steps from one to the next: mostly 1, and so next to nothing."""
-    return _pack_plain(
-        _varints((b - a) << 1 ^ (b - a) >> 63 for a, b in zip([0, *ids], ids, strict=False))
-    )
-
-
-def _unpacked_ids(data: bytes) -> list[int]:
-    ids, last = [], 0
-    for number in _numbers(_unpack_plain(data)):
-        last += number >> 1 ^ -(number & 1)
-        ids.append(last)
-    return ids
-
-
-def _steps(times: Sequence[tuple[int, int]]) -> Iterator[int]:
-    last = (0, 0)
-    for offset, micros in times:
-        yield offset - last[0]
-        yield max(0, micros - last[1])
-        last = offset, max(micros, last[1])
-
-
-def _sums(numbers: Sequence[int]) -> Iterator[tuple[int, int]]:
-    offset = micros = 0
-    for index in range(0, len(numbers), 2):
-        offset, micros = offset + numbers[index], micros + numbers[index + 1]
-        yield offset, micros
-
-
-def _varints(numbers: Iterable[int]) -> bytes:
-    """Return *numbers*, none negative, as LEB128."""
-    found = bytearray()
-    for number in numbers:
-        while number > 0x7F:
-            found.append(number & 0x7F | 0x80)
-            number >>= 7  # noqa: PLW2901  what is left of it
-        found.append(number)
-    return bytes(found)
-
-
-def _numbers(data: bytes) -> list[int]:
-    found, number, shift = [], 0, 0
-    for byte in data:
-        number |= (byte & 0x7F) << shift
-        shift += 7
-        if byte < 0x80:
-            found.append(number)
-            number = shift = 0
-    return found

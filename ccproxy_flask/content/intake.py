@@ -23,6 +23,7 @@ import structlog
 from ..folders import make_private
 from .assembly import RawExchange, assembled
 from .coding import TooLarge
+from .conversations import Conversations
 from .frames import FRAME_COST, Frame, FrameParser, Kind, NotFrames
 from .store import by_day
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from .conversations import OnNamed
     from .day_file import Exchange
     from .store import ContentStore
 
@@ -47,7 +49,8 @@ class Intake:
 
     At most *max_bytes* are in memory; what goes over it is dropped as a whole, and *on_drop* is
     called with its request id and a reason: ``queue_full``, ``too_large`` (it says more than is
-    kept), ``no_room``, ``unreadable``. Raises OSError where it cannot listen there.
+    kept), ``no_room``, ``unreadable``. *on_named*: as :class:`.Conversations`. Raises OSError where
+    it cannot listen there.
     """
 
     def __init__(
@@ -56,7 +59,9 @@ class Intake:
         store: ContentStore,
         max_bytes: int,
         on_drop: Callable[[str, str], None],
+        on_named: OnNamed = lambda _named, _renamed: None,
     ) -> None:
+        self._conversations = Conversations(store, on_named)
         self.store, self._max_bytes, self._on_drop = store, max_bytes, on_drop
         self._whole: queue.SimpleQueue[RawExchange | None] = queue.SimpleQueue()
         self._bytes = 0
@@ -174,19 +179,27 @@ class Intake:
             if not self._try(partial(self.store.add, some)):
                 for exchange in some:
                     self._on_drop(exchange.request_id, "no_room")
+        self._conversations.stored()
         self._whole_ids.difference_update(raw.request_head["request_id"] for raw in batch)
         self._grow(-sum(raw.size for raw in batch))
 
     def _assembled(self, raw: RawExchange) -> Exchange | None:
         request_id = raw.request_head["request_id"]
         try:
-            return assembled(raw, partial(self._are_new, request_id))
+            return self._followed(assembled(raw, partial(self._are_new, request_id)))
         except TooLarge:
             self._on_drop(request_id, "too_large")
         except Exception:  # no body of a stranger may end the recording of others
             log.exception("content_not_assembled", request_id=request_id)
             self._on_drop(request_id, "unreadable")
         return None
+
+    def _followed(self, exchange: Exchange) -> Exchange:
+        try:
+            self._conversations.follow(exchange)
+        except (sqlite3.Error, OSError) as error:  # said where it is to be kept
+            log.debug("conversation_not_followed", reason=str(error))
+        return exchange
 
     def _are_new(self, request_id: str, pieces: Sequence[bytes]) -> Sequence[bool]:
         try:

@@ -9,6 +9,8 @@ import orjson
 from ccproxy_flask.errors import ContentNotKept
 
 from . import view
+from .places import Place, last_of
+from .prompts import Prompts, prompt_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -28,6 +30,7 @@ class ContentQuestions:
 
     def __init__(self, store: ContentStore) -> None:
         self._store = store
+        self._prompts = Prompts(self._find, store.exchange)
         self._first_words: dict[str, str | None] = {}
 
     def content(self, request_id: str, raw: str | None = None) -> bytes:
@@ -37,13 +40,20 @@ class ContentQuestions:
             return orjson.dumps(view.events(exchange))
         if raw is not None:
             return view.said(exchange, "request" if raw == "request" else "response")
-        return orjson.dumps(view.content(exchange) | {"verified": view.verified(exchange)})
+        turn = self._prompts.turn(exchange)
+        chain = exchange.facts.get("chain") or {}
+        known = {"previous": chain.get("previous"), "shared": chain.get("shared", 0)}
+        found = view.content(exchange, turn.document, {**prompt_of(turn), **known})
+        return orjson.dumps(found | {"verified": view.verified(exchange)})
 
     def diff(self, request_id: str, other: str = "previous") -> bytes:
         """Return how a request differs from *other*: an id, or ``previous`` in its session."""
         exchange = self._exchange(request_id)
         before = self._previous(exchange) if other == "previous" else self._exchange(other)
-        return orjson.dumps(view.compared(before, exchange))
+        one, two = (self._prompts.turn(each) for each in (before, exchange))
+        api = exchange.facts.get("api", "other")
+        found = view.compared(api, (one.request_id, one.document), (two.request_id, two.document))
+        return orjson.dumps(found)
 
     def prompts(self, request_ids: Iterable[str]) -> dict[str, tuple[dict[str, Any], Prompt]]:
         """Return the facts of requests, and what a cache looks at in them, by request id."""
@@ -57,24 +67,27 @@ class ContentQuestions:
                 return None
             if len(self._first_words) >= _MOST_FIRST_WORDS:
                 self._first_words.clear()
-            self._first_words[request_id] = view.first_words(exchange)
+            api = exchange.facts.get("api", "other")
+            document = self._prompts.turn(exchange).document
+            self._first_words[request_id] = view.first_words(api, document)
         return self._first_words[request_id]
 
     def search(self, question: str, limit: int) -> bytes:
         """Return where all words of *question* were said, newest first: ``{"results": [...]}``."""
-        hits = self._store.search(question, limit)
-        exchanges = self._store.exchanges({request_id for request_id, _, _ in hits})
         found = [
             {
-                "request_id": request_id,
-                "at": at,
-                "part": part,
-                "text": view.excerpt(exchanges[request_id], part, question),
+                "request_id": hit.request_id,
+                "at": hit.at,
+                "part": hit.part,
+                "text": view.excerpt(hit, question),
             }
-            for request_id, at, part in hits
-            if request_id in exchanges  # else it is gone since
+            for hit in self._store.search(question, limit)
         ]
         return orjson.dumps({"results": found, "count": len(found), "limit": limit})
+
+    def _find(self, request_id: str, key: int, kind: int) -> str | None:
+        found = self._store.placed(request_id, [key], [kind]).get(Place(key, kind), [])
+        return last_of(found, request_id, kind)
 
     def _exchange(self, request_id: str) -> Exchange:
         found = self._store.exchange(request_id)
@@ -83,7 +96,11 @@ class ContentQuestions:
         return found
 
     def _previous(self, exchange: Exchange) -> Exchange:
-        """Return the last exchange before *exchange* of the same agent of its session."""
+        """Return what *exchange* goes on from: where it begins anew, the last one before it of the
+        same agent of its session."""
+        known = exchange.facts.get("chain", {}).get("previous")
+        if known is not None and (found := self._store.exchange(known)) is not None:
+            return found
         ids = self._store.session(exchange.session_id) if exchange.session_id else []
         for request_id in reversed([each for each in ids if each < exchange.request_id]):
             before = self._store.exchange(request_id)

@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import structlog
 
-from .day_file import SUFFIXES, DayFile, Exchange, is_damage
+from .day_file import SUFFIXES, DayFile, Exchange, Hit, is_damage
+from .places import Place
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from .prompt import Prompt
@@ -31,6 +32,7 @@ _DAMAGED = ".damaged"
 _REQUEST_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 _T = TypeVar("_T")
 _File = tuple["Path", str, int]
+_DAY_MILLIS = 86_400_000
 _PARTS = 8
 """A file is full at this part of the space: so that there is always one to delete."""
 
@@ -67,6 +69,26 @@ class ContentStore:
     def are_new(self, request_id: str, pieces: Sequence[bytes]) -> Sequence[bool]:
         """Return of each of *pieces* whether the current file of the request's day lacks it."""
         return self._with_current(_day_of(request_id), lambda file: file.are_new(pieces))
+
+    def name_session(self, request_id: str, session_id: str) -> None:
+        """Let an exchange that belongs to no session belong to one. Raises as :meth:`add`."""
+        days = {_day_of(request_id)}
+        self._change(days, lambda file: file.name_session(request_id, session_id))
+
+    def rename_session(self, old: str, new: str) -> None:
+        """Let all that belongs to *old* belong to *new*. Raises as :meth:`add`."""
+        self._change(None, lambda file: file.rename_session(old, new))
+
+    def _change(self, days: Collection[str] | None, work: Callable[[DayFile], object]) -> None:
+        for path, day, _ in self._files():
+            if days is None or day in days:
+                with self._lock:
+                    opened = self._open.get(day)
+                    if opened is not None and opened.path == path:
+                        work(opened)
+                        continue
+                    with contextlib.closing(DayFile(path)) as file:
+                        work(file)
 
     def retain(self, now: datetime) -> int:
         """Delete what is too old or too much, and return how many files that were."""
@@ -190,26 +212,20 @@ class ContentStore:
                     found |= {} if file is None else file.prompts(ids)
         return found
 
-    def exchanges(self, request_ids: Iterable[str]) -> dict[str, Exchange]:
-        """Return those of some exchanges that are kept, by request id. Raises sqlite3.Error."""
-        found: dict[str, Exchange] = {}
-        for day, ids in _days_of(request_ids).items():
-            for path, _, _ in self._files(day):
-                with _reading(path) as file:
-                    found |= {} if file is None else _found_in(file, ids)
-        return found
-
     def has(self, request_id: str) -> bool:
         """True where the exchange is kept."""
-        return bool(self.having([request_id]))
+        return bool(self.sessions_of([request_id]))
 
-    def having(self, request_ids: Sequence[str]) -> set[str]:
-        """Return those of *request_ids* that are kept. Raises sqlite3.Error or OSError."""
-        found: set[str] = set()
+    def sessions_of(self, request_ids: Sequence[str]) -> dict[str, str | None]:
+        """Return those of *request_ids* that are kept, each with its session or conversation.
+
+        Raises sqlite3.Error or OSError.
+        """
+        found: dict[str, str | None] = {}
         for day, ids in _days_of(request_ids).items():
             for path, _, _ in self._files(day):
                 with _reading(path) as file:
-                    found |= file.having(ids) if file is not None else set()
+                    found |= file.sessions_of(ids) if file is not None else {}
         return found
 
     def session(self, session_id: str) -> list[str]:
@@ -221,9 +237,29 @@ class ContentStore:
         for ids in self._each(lambda file: list(file.request_ids())):
             yield from ids
 
-    def search(self, question: str, limit: int) -> list[tuple[str, int, str]]:
-        """Return (request id, at, part) of what has all words of *question*, newest first."""
-        found: list[tuple[str, int, str]] = []
+    def placed(
+        self, request_id: str, keys: Sequence[int], kinds: Sequence[int]
+    ) -> dict[Place, list[str]]:
+        """Return which exchanges are at places, as far as they are of the request's day or the day
+        before; the newest ones last. Raises sqlite3.Error or OSError."""
+        found: dict[Place, list[str]] = {}
+        if keys and _REQUEST_ID.fullmatch(request_id):
+            for path in self._recent(request_id):
+                with _reading(path) as file:
+                    rows = file.placed(keys, kinds) if file is not None else ()
+                for key, kind, each in rows:
+                    found.setdefault(Place(key, kind), []).append(each)
+        return found
+
+    def _recent(self, request_id: str) -> list[Path]:
+        """Return the files of a request's day and of the day before, the oldest first."""
+        millis = _millis_of(request_id)
+        days = {_day_at(millis - _DAY_MILLIS), _day_at(millis)}
+        return [path for path, day, _ in self._files() if day in days]
+
+    def search(self, question: str, limit: int) -> list[Hit]:
+        """Return what has all words of *question*, newest first."""
+        found: list[Hit] = []
         for some in self._each(lambda file: file.search(question, limit), newest_first=True):
             found += some
             if len(found) >= limit:
@@ -279,10 +315,6 @@ def _reading(path: Path) -> Iterator[DayFile | None]:
         file.close()
 
 
-def _found_in(file: DayFile, request_ids: Iterable[str]) -> dict[str, Exchange]:
-    return {each: found for each in request_ids if (found := file.exchange(each)) is not None}
-
-
 def _days_of(request_ids: Iterable[str]) -> dict[str, list[str]]:
     """Return request ids by their days, without what is none."""
     days: dict[str, list[str]] = {}
@@ -297,7 +329,14 @@ def _place(file: _File) -> tuple[str, int]:
 
 
 def _day_of(request_id: str) -> str:
-    millis = int(request_id[:8] + request_id[9:13], 16)
+    return _day_at(_millis_of(request_id))
+
+
+def _millis_of(request_id: str) -> int:
+    return int(request_id[:8] + request_id[9:13], 16)
+
+
+def _day_at(millis: int) -> str:
     return datetime.fromtimestamp(millis / 1000, UTC).date().isoformat()
 
 

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import re
 from bisect import bisect_left
 from typing import TYPE_CHECKING, Any, Literal
+
+import orjson
 
 from . import context
 from .assembly import answer_of, as_json, events_of
 from .coding import compressed, decoded
-from .conversation import parsed_request, texts_of
+from .conversation import parsed_request
 from .difference import difference
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from .day_file import Exchange
+    from .day_file import Exchange, Hit
 
 Json = dict[str, Any]
 _MOST_EVENTS = 20_000
+# As a whole, or to the end where it has none: no part tries one stretch of text twice.
+_STRING = re.compile(rb'("[^"\\]*(?:\\.[^"\\]*)*)(?:"(\s*:)?|\\?\Z)', re.DOTALL)
 _EXCERPT, _BEFORE = 240, 60  # characters
 
 
@@ -55,12 +61,16 @@ def _verified(exchange: Exchange, body: Literal["request", "response"]) -> str:
     return "ok" if same else "damaged"
 
 
-def content(exchange: Exchange) -> Json:
-    """Return the exchange parsed (docs/logs-api.md): what was asked, what was answered."""
+def content(exchange: Exchange, document: object = None, prompt: Json | None = None) -> Json:
+    """Return the exchange parsed (docs/logs-api.md): what was asked, what was answered.
+
+    *document* is its request made whole, and *prompt* says where that comes from (:mod:`.prompts`).
+    """
     facts = exchange.facts
-    request, response = said(exchange, "request"), said(exchange, "response")
+    response = said(exchange, "response")
     api = facts.get("api", "other")
-    conversation = parsed_request(api, as_json(request))
+    document = as_json(said(exchange, "request")) if document is None else document
+    conversation = parsed_request(api, document)
     return {
         "request_id": exchange.request_id,
         "at": exchange.at,
@@ -71,15 +81,15 @@ def content(exchange: Exchange) -> Json:
         "response": facts["response"],
         "end": facts["end"],
         **conversation,
+        "prompt": prompt,
         "answer": answer_of(api, response, facts["response"]["streams"]),
         "error": _error(response, facts),
     }
 
 
-def first_words(exchange: Exchange) -> str | None:
+def first_words(api: str, document: object) -> str | None:
     """Return how the person began the conversation that a request carries."""
-    api = exchange.facts.get("api", "other")
-    return context.first_words(parsed_request(api, as_json(said(exchange, "request"))))
+    return context.first_words(parsed_request(api, document))
 
 
 def _error(response: bytes, facts: Json) -> object:
@@ -131,27 +141,34 @@ def _at(times: Sequence[tuple[int, int]], offset: int) -> int | None:
     return times[index - 1][1] if index else None
 
 
-def excerpt(exchange: Exchange, part: str, question: str) -> str:
-    """Return the words of a *part* (``system``, ``user``, ``answer``…) around those asked for."""
-    api = exchange.facts.get("api", "other")
-    document, answer = None, None
-    if part == "answer":
-        answer = answer_of(api, said(exchange, "response"), exchange.facts["response"]["streams"])
-    else:
-        document = as_json(said(exchange, "request"))
-    conversation = parsed_request(api, document)
+def excerpt(hit: Hit, question: str) -> str:
+    """Return the words that were found around those asked for."""
+    texts = [hit.words] if hit.words is not None else strings_in(hit.json or b"")
     words = question.lower().split()
-    for each, text in reversed(texts_of(conversation, answer)):
+    for text in (*texts, "\n".join(texts)):
         lowered = text.lower()
-        if each == part and all(word in lowered for word in words):
-            at = max(0, min(lowered.find(word) for word in words) - _BEFORE)
-            shown = " ".join(text[at : at + _EXCERPT].split())
-            return ("…" if at else "") + shown
-    return ""
+        if all(word in lowered for word in words):
+            return _shown(text, min(lowered.find(word) for word in words))
+    return _shown(texts[0], 0) if texts else ""
 
 
-def compared(before: Exchange, after: Exchange) -> Json:
-    """Return how *after* differs from *before* (:mod:`.difference`)."""
-    api = after.facts.get("api", "other")
-    found = difference(api, as_json(said(before, "request")), as_json(said(after, "request")))
-    return {"before": before.request_id, "after": after.request_id, **found}
+def _shown(text: str, found: int) -> str:
+    at = max(0, found - _BEFORE)
+    shown = " ".join(text[at : at + _EXCERPT].split())
+    return ("…" if at else "") + shown
+
+
+def strings_in(json: bytes) -> list[str]:
+    """Return the strings of a piece of JSON that are values, as they read."""
+    found = []
+    for match in _STRING.finditer(json):
+        if match[2] is None:  # not the name of a member
+            with contextlib.suppress(orjson.JSONDecodeError):
+                found.append(str(orjson.loads(match[1] + b'"')))
+    return found
+
+
+def compared(api: str, before: tuple[str, object], after: tuple[str, object]) -> Json:
+    """Return how *after* differs from *before* (:mod:`.difference`): (request id, document)."""
+    found = difference(api, before[1], after[1])
+    return {"before": before[0], "after": after[0], **found}

@@ -118,8 +118,18 @@ def _content() -> Schema:
     message = _object({"role": _TEXT, "blocks": _list(block)})
     tool = _object(_fields(_TEXT, "name", "description") | {"bytes": _COUNT})
     event = _object({"offset": _COUNT, "micros": _COUNT_OR_NULL, "data": {"type": "object"}})
+    source = _object(_fields(_TEXT, "request_id", "from") | {"messages": _COUNT})
+    prompt = _object(
+        {
+            "sources": _list(source),
+            "missing": {"type": ["object", "null"], "additionalProperties": _TEXT},
+            "previous": _TEXT_OR_NULL,
+            "shared": _COUNT,
+        }
+    )
     parts: dict[str, Schema] = {
         "request_id": _TEXT,
+        "prompt": prompt,
         "at": _INTEGER | {"description": "Microseconds since 1970"},
         "system": _list(block),
         "tools": _list(tool),

@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     from ..record import RequestRecord
     from .observers import RequestHead, ResponseHead
 
-_ID_COLUMNS = ("session_id", "agent_id", "user_id", "model", "finish_reason", "error_type")
+_END_COLUMNS = (
+    "session_id", "agent_id", "user_id", "model", "finish_reason", "error_type",
+    "request_class", "conversation_id", "retry_count",
+)  # fmt: skip
 
 
 class Chosen(NamedTuple):
@@ -104,7 +107,8 @@ class ContentObserver(NullObserver):
         """Hand the end on, and note whether everything was."""
         if self._exchange is None:
             return
-        facts = {name: getattr(record, name) for name in _ID_COLUMNS}
+        known = ((name, getattr(record, name)) for name in _END_COLUMNS)
+        facts = {name: value for name, value in known if value is not None}
         facts["error"] = None if error is None else getattr(error, "error_type", "internal_error")
         if self._exchange.end(facts, 0):
             record.content = "kept"

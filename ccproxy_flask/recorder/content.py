@@ -44,7 +44,7 @@ class ContentKeeping:
         self._questions = ContentQuestions(self._store)
         self._on_drop = on_drop
         self._intake: Intake | None = None
-        self.rows = ContentRows(self._store.having, self._is_pending)
+        self.rows = ContentRows(self._store.sessions_of, self._is_pending)
         if settings.capturing:
             self._intake = self._taking(settings)
         self._views: dict[str, Callable[..., bytes]] = {
@@ -56,7 +56,11 @@ class ContentKeeping:
     def _taking(self, settings: Settings) -> Intake | None:
         try:
             return Intake(
-                settings.content_socket, self._store, settings.capture.queue_bytes, self._lost
+                settings.content_socket,
+                self._store,
+                settings.capture.queue_bytes,
+                self._lost,
+                self.rows.name,
             )
         except OSError as error:
             log.error("content_not_taken", reason=str(error))  # noqa: TRY400  a fact

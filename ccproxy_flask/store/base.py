@@ -298,6 +298,12 @@ class RecordingStore(Store, Protocol):
         """Let the recent ones of these rows say that their content was dropped; return how many
         did not, None where that is not possible now: try again later."""
 
+    def name_conversations(
+        self, named: Mapping[str, str], renamed: Mapping[str, str]
+    ) -> int | None:
+        """Give recent rows that have no conversation the one in *named*, by request id, and those
+        of conversations in *renamed* the new name; return how many that were, None as above."""
+
     def conversations(self, message_ids: Collection[str]) -> dict[str, str]:
         """Return the conversations of answers, by *message_ids*, as far as recent rows tell."""
 

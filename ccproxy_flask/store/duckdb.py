@@ -25,7 +25,7 @@ from .sums import Sums
 from .upkeep import RECENT_ROWS, Retention, Upkeep
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
 log = structlog.get_logger(__name__)
@@ -158,6 +158,27 @@ class DuckDBStore(Intake, Questions):
                 values = [min(request_ids), max(request_ids), list(request_ids)]
                 changed = number_in(cursor.execute(statements.CONTENT_DROPPED, values))
                 statements.add_counts(cursor, {"content_dropped": changed} if changed else {})
+        finally:
+            self._upkeep.lock.release()
+        self._changed()
+        return changed
+
+    def name_conversations(
+        self, named: Mapping[str, str], renamed: Mapping[str, str]
+    ) -> int | None:
+        """As RecordingStore.name_conversations(): None while rows are moved to files."""
+        if not self._upkeep.lock.acquire(blocking=False):
+            return None
+        changed = 0
+        try:
+            with self.database.transaction() as cursor:
+                if named:
+                    values: list[object] = [list(named), list(named.values())]
+                    values += [min(named), max(named)]
+                    changed += number_in(cursor.execute(statements.CONVERSATION_NAMED, values))
+                if renamed:
+                    values = [list(renamed), list(renamed.values())]
+                    changed += number_in(cursor.execute(statements.CONVERSATION_RENAMED, values))
         finally:
             self._upkeep.lock.release()
         self._changed()

@@ -64,6 +64,15 @@ CONTENT_DROPPED = (
     "UPDATE recent_logs SET content = 'dropped' WHERE content = 'kept' "
     "AND request_id BETWEEN ? AND ? AND request_id IN (SELECT unnest(?))"
 )
+_NAMES = "(SELECT unnest(?) AS old, unnest(?) AS new) AS names"
+CONVERSATION_NAMED = (
+    f"UPDATE recent_logs SET conversation_id = names.new FROM {_NAMES} "  # noqa: S608  ours
+    "WHERE request_id BETWEEN ? AND ? AND request_id = names.old AND conversation_id IS NULL"
+)
+CONVERSATION_RENAMED = (
+    f"UPDATE recent_logs SET conversation_id = names.new FROM {_NAMES} "  # noqa: S608  ours
+    "WHERE conversation_id = names.old AND session_id IS NULL"
+)
 # Of this database alone: a copy of it may be attached.
 BLOCKS = (
     "SELECT block_size * used_blocks, block_size * free_blocks FROM pragma_database_size() "
