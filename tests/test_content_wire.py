@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import threading
+import time
 
 import pytest
 from conftest import Server
@@ -96,6 +97,33 @@ def test_the_next_turn_is_compared_with_the_one_before(server, upstream):
     assert hits == []  # each message is a text of its own
     hits = server.get_json("/logs/search", q="queen")["results"]
     assert [(hit["request_id"], hit["text"]) for hit in hits] == [(second, "and queens")]
+
+
+def test_turns_of_a_client_that_says_nothing_are_a_conversation(server, upstream):
+    """The rows of both turns have it, and it is a session with its first words."""
+    upstream.script = streamed("a gate", " is mended")
+    plain = {"content-type": "application/json", "user-agent": "Anthropic/Python 0.97.0"}
+    messages = [{"role": "user", "content": f"mend the gate at {time.time_ns()}"}]
+
+    def ask():
+        body = json.dumps({"model": "claude-test", "messages": messages}).encode()
+        return server.request("POST", "/v1/messages", body, plain)[1]["x-ccproxy-request-id"]
+
+    first = ask()
+    content(server, first)
+    messages.append({"role": "assistant", "content": "a gate is mended"})
+    messages.append({"role": "user", "content": "and the fence"})
+    second = ask()
+    shown = json.loads(content(server, second))
+    assert (shown["prompt"]["previous"], shown["prompt"]["shared"]) == (first, 2)
+
+    def told():
+        rows = [server.get_json(f"/logs/entries/{each}") for each in (first, second)]
+        return {row["conversation_id"] for row in rows} == {first}
+
+    wait_until(told, 20)
+    session = server.get_json(f"/logs/sessions/{first}")
+    assert (session["turns"], session["first_words"]) == (2, messages[0]["content"])
 
 
 def test_compressed_bodies_are_read_and_kept_as_they_were(server, upstream):

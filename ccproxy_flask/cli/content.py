@@ -90,7 +90,8 @@ def content_lines(found: dict[str, Any], most: int | None = None) -> Iterator[st
         secrets = f", without {', '.join(facts['secrets'])}" if facts.get("secrets") else ""
         yield f"{body}: {facts['bytes']:,} bytes, {told}{secrets}"
     yield from verdict_lines(found.get("cache_verdict"))
-    yield from _prompt_lines(found["prompt"], found["request_id"])
+    if found.get("prompt"):
+        yield from _prompt_lines(found["prompt"], found["request_id"])
     if found["tools"]:
         yield from _titled("tools")
         names = (("tool", "bytes"), [(tool["name"], tool["bytes"]) for tool in found["tools"]])
