@@ -260,8 +260,10 @@ MORE = {"type": "message", "role": "user", "content": [{"type": "input_text", "t
 
 
 def test_a_session_says_the_same_however_it_is_sent(kept):
-    """Whole requests, previous_response_id and a stored conversation: one rebuilt prompt, one
-    size of each part; and it says whose messages those are."""
+    """Sent whole, by previous_response_id, or to a stored conversation: it is one prompt.
+
+    Each part has one size, and it says whose messages those are.
+    """
     whole = kept.keep(
         codex([ASKED], [CALL], "a1"),
         codex([ASKED, CALL, DONE], [SAID], "a2"),
