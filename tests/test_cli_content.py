@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import http.client
 import json
@@ -11,6 +12,8 @@ import subprocess
 import threading
 from urllib.parse import urlsplit
 
+import anthropic
+import openai
 import pytest
 from click.testing import CliRunner
 from scripted import wait_until
@@ -98,13 +101,88 @@ def test_verify_tells_what_is_damaged(run, session, server):
     db.close()
     told = run("verify", "--since", "1h")
     assert told.exit_code == 1
+    counts = [
+        json.loads(run("verify", "--since", since, "--json").stdout)["not_kept"]
+        for since in ("1h", "2100-01-01")
+    ]
+    rows = server.get_json("/logs/entries", content="dropped")["total_count"]
+    assert counts == [rows, 0]
     assert f"damaged: {request_id}" in told.stdout
 
 
 def test_replay_serves_a_session_as_its_upstream_did(server, session):
     """The requests of a session get their answers byte for byte, by their bodies, in any order."""
+    with replaying(server, "session-of-content") as port:
+        for _, body, answer in reversed(session):
+            assert sent(port, "/v1/messages", body) == (200, answer)
+        assert sent(port, "/v1/messages", b"{}")[0] == 404  # all were served
+        assert sent(port, "/v1/messages", session[0][1]) == (200, session[0][2])
+        assert sent(port, "/v1/models", b"")[0] == 404
+
+
+CHUNKS = [
+    {"id": "c1", "object": "chat.completion.chunk", "created": 1, "model": "gpt-5.6",
+     "choices": [{"index": 0, "delta": {"content": text}, "finish_reason": None}]}
+    for text in ("The time ", "has come")
+]  # fmt: skip
+
+
+def claude_says(url):
+    """Ask as Anthropic's SDK does; return the request's id and the words of the stream."""
+    with anthropic.Anthropic(base_url=url, api_key="sk-ant-test", max_retries=0) as client:
+        answer = client.messages.with_raw_response.create(
+            model="claude-test", max_tokens=9, stream=True, messages=QUESTION
+        )
+        events = [each for each in answer.parse() if each.type == "content_block_delta"]
+        words = "".join(each.delta.text for each in events)
+        return answer.headers.get("x-ccproxy-request-id"), words
+
+
+def gpt_says(url):
+    """Ask as OpenAI's SDK does; return the request's id and the words of the stream."""
+    with openai.OpenAI(base_url=f"{url}/v1", api_key="sk-test", max_retries=0) as client:
+        answer = client.chat.completions.with_raw_response.create(
+            model="gpt-5.6", stream=True, messages=QUESTION
+        )
+        words = "".join(each.choices[0].delta.content or "" for each in answer.parse())
+        return answer.headers.get("x-ccproxy-request-id"), words
+
+
+QUESTION = [{"role": "user", "content": "what time is it?"}]
+
+
+@pytest.mark.parametrize("ask", [claude_says, gpt_says])
+def test_an_sdk_gets_from_a_replay_what_it_got_then(ask, server, upstream):
+    """Real clients, the same call: once through the proxy, once against what was kept."""
+    upstream.script = streamed("The time ", "has come", kind="text_delta")
+    if ask is gpt_says:
+        upstream.script = chunked(CHUNKS)
+    request_id, words = ask(server.url)
+    assert words == "The time has come"
+    path = f"/logs/entries/{request_id}/content"
+    wait_until(lambda: server.request("GET", path)[0] == 200)
+    with replaying(server, request_id) as port:
+        assert ask(f"http://127.0.0.1:{port}") == (None, words)
+
+
+def chunked(events):
+    """Return a script that streams *events* without names, as chats do."""
+
+    def script(talk):
+        talk.start_stream()
+        for event in events:
+            talk.chunk(f"data: {json.dumps(event)}\n\n".encode())
+        talk.chunk(b"data: [DONE]\n\n")
+        talk.end_stream()
+
+    return script
+
+
+@contextlib.contextmanager
+def replaying(server, name):
+    """Run `ccproxy-flask replay`; yield its port."""
     process = subprocess.Popen(
-        [*COMMAND, "replay", "session-of-content"],
+        [*COMMAND, "replay", name],
         env=server.env,
         cwd=server.home,
         stdout=subprocess.PIPE,
@@ -112,12 +190,7 @@ def test_replay_serves_a_session_as_its_upstream_did(server, session):
         text=True,
     )
     try:
-        port = urlsplit(process.stdout.readline().strip()).port
-        for _, body, answer in reversed(session):
-            assert sent(port, "/v1/messages", body) == (200, answer)
-        assert sent(port, "/v1/messages", b"{}")[0] == 404  # all were served
-        assert sent(port, "/v1/messages", session[0][1]) == (200, session[0][2])
-        assert sent(port, "/v1/models", b"")[0] == 404
+        yield urlsplit(process.stdout.readline().strip()).port
     finally:
         process.kill()
         process.communicate()

@@ -26,8 +26,9 @@ def turn(*texts, **more):
     return json.dumps({"model": "claude-test", "messages": messages, **more}).encode()
 
 
-def streamed(*texts):
-    """Return a script that streams *texts* as an answer, one event each."""
+def streamed(*texts, kind=None):
+    """Return a script that streams *texts* as an answer, one event each; of a *kind* of delta."""
+    typed = {} if kind is None else {"type": kind}
 
     def script(talk):
         talk.start_stream()
@@ -35,7 +36,7 @@ def streamed(*texts):
             {"type": "message_start", "message": {"id": "msg_1", "model": "claude-test"}},
             {"type": "content_block_start", "index": 0, "content_block": {"type": "text"}},
             *(
-                {"type": "content_block_delta", "index": 0, "delta": {"text": text}}
+                {"type": "content_block_delta", "index": 0, "delta": {"text": text} | typed}
                 for text in texts
             ),
         ):

@@ -45,17 +45,17 @@ def verify_command(since: str | None, as_json: bool) -> None:
         counts.update(outcome)
         if "damaged" in outcome:
             damaged.append(request_id)
-    unreadable = store.unreadable()
+    unreadable, lost = store.unreadable(), _not_kept(begin)
     found = {
         "bodies": {name: counts[name] for name in _OUTCOMES},
-        "not_kept": _not_kept(),
+        "not_kept": lost,
         "damaged": damaged,
         "unreadable_files": unreadable,
     }
     if as_json:
         click.echo(json.dumps(found, indent=2))
     else:
-        _tell(counts, damaged, unreadable, _not_kept())
+        _tell(counts, damaged, unreadable, lost)
     sys.exit(1 if damaged or unreadable else 0)
 
 
@@ -81,13 +81,16 @@ def _outcome(store: ContentStore, request_id: str, begin: int) -> list[str]:
     return list(view.verified(exchange).values())
 
 
-def _not_kept() -> int | None:
-    """Ask a running proxy; None where there is none."""
+def _not_kept(begin: int) -> int | None:
+    """Ask a running proxy for how many requests since *begin* that is so; None without one."""
+    asked = {"content": "dropped", "limit": 1}
+    if begin:
+        start = datetime.fromtimestamp(begin / 1e6, UTC)
+        asked["start_time"] = start.isoformat().replace("+00:00", "Z")
     try:
-        found = remote(None).json("/logs/status", seconds=5).get("content_dropped")
+        return int(remote(None).json("/logs/entries", asked, seconds=30)["total_count"])
     except CommandError:
         return None
-    return None if found is None else int(found)
 
 
 def _micros(since: str | None) -> int:

@@ -17,6 +17,7 @@ from ccproxy_flask.usage.request_class import TURNS
 
 from . import cache_views
 from . import format as texts
+from . import session_charts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -124,6 +125,10 @@ def session(
     )
     spent = _spent_before(store, session_id, turns[0]["timestamp"]) if turns and offset else 0.0
     _number(turns, offset, spent)
+    for lane in lanes:
+        for turn in lane["turns"]:
+            turn["lane"] = lane["agent_id"]
+            turn["sizes"] = _sizes(turn["context"]) if turn["context"] else None
     scales = _scales(turns)
     return {
         "figures": _figures(found),
@@ -132,6 +137,8 @@ def session(
         "lanes": [_lane(lane, scales, query) for lane in lanes],
         "context": _last_context(turns),
         "cache": cache_views.of_session(found, query),
+        "growth": session_charts.growth(turns, list(PARTS)),
+        "times": session_charts.times(turns),
         "requests": query.link(
             "/dashboard/requests",
             session=session_id, range=f"{found['started_at'][:19]}Z..",
