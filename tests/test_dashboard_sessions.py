@@ -214,3 +214,16 @@ def test_axe_finds_nothing(
         assert axe(seen) == [], path
         wide = "document.documentElement.scrollWidth > innerWidth"
         assert not seen.page.evaluate(wide), path
+
+
+def test_a_session_shows_how_it_grew_and_whose_time_it_took(
+    server: Server, upstream: ScriptedUpstream, visit: Callable[..., Visit]
+) -> None:
+    """Its context by part is an area with the cost over it, and times are of three."""
+    a_session(server, upstream)
+    page = visit(ADDRESS + "?range=7d").page
+    growth = page.get_by_role("img", name="Context by part")
+    assert growth.locator("path").count() >= 4
+    expect(growth.locator("path.line")).to_have_count(1)
+    times = page.get_by_role("region", name="Whose time it took")
+    expect(times.get_by_role("rowheader")).to_have_text([" Model", " Tools", " This proxy"])

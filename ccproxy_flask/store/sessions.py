@@ -16,8 +16,8 @@ SessionOrder = Literal[
 TURN_COLUMNS = (
     "request_id", "timestamp", "request_class", "conversation_id", "model", "status_code",
     "error_type", "finish_reason", "duration_ms", "upstream_ms", "ttft_ms", "tools_ms",
-    "tokens_input", "tokens_output", "cache_read_tokens", "cache_write_tokens", "tokens_reasoning", "cost_usd",
-    "message_id", "previous_message_id", "transport", "content",
+    "tokens_input", "tokens_output", "cache_read_tokens", "cache_write_tokens", "tokens_reasoning",
+    "cost_usd", "message_id", "previous_message_id", "transport", "content",
 )  # fmt: skip
 """What is shown of a row that is a turn of a session."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
