@@ -15,9 +15,8 @@ from ccproxy_flask.store.base import LogFilter
 from ccproxy_flask.store.sessions import SessionOrder, SessionPage
 from ccproxy_flask.usage.request_class import TURNS
 
-from . import cache_views
+from . import cache_views, session_charts
 from . import format as texts
-from . import session_charts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
