@@ -21,13 +21,14 @@ import zstandard
 
 from ccproxy_flask.content import view
 from ccproxy_flask.content.assembly import RawExchange, assembled
+from ccproxy_flask.content.conversations import Conversations
 from ccproxy_flask.content.questions import ContentQuestions
 from ccproxy_flask.content.replay import ReplayServer, Script
 from ccproxy_flask.content.store import ContentStore
 from ccproxy_flask.record import new_request_id
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from ccproxy_flask.content.day_file import Exchange
 
@@ -190,12 +191,21 @@ def raw_exchange(turn: Turn, session: str) -> RawExchange:
     return RawExchange(head, answer, end, [turn.request], list(turn.events), times)
 
 
-def keep(store: ContentStore, turn: Turn, session: str) -> Exchange:
-    """Do what the recorder does with one exchange."""
-    raw = raw_exchange(turn, session)
-    kept = assembled(raw, partial(store.are_new, raw.request_head["request_id"]))
-    store.add([kept])
-    return kept
+class Keeper:
+    """Does what the recorder does with exchanges."""
+
+    def __init__(self, store: ContentStore) -> None:
+        self._store = store
+        self._conversations = Conversations(store, lambda _named, _renamed: None)
+
+    def keep(self, turn: Turn, session: str) -> Exchange:
+        """Keep one exchange."""
+        raw = raw_exchange(turn, session)
+        kept = assembled(raw, partial(self._store.are_new, raw.request_head["request_id"]))
+        self._conversations.follow(kept)
+        self._store.add([kept])
+        self._conversations.stored()
+        return kept
 
 
 # -- bytes, CPU, and whether all comes back ----------------------------------------------------
@@ -204,12 +214,13 @@ def keep(store: ContentStore, turn: Turn, session: str) -> Exchange:
 def measure_session(name: str, turns: Iterator[Turn], folder: Path) -> None:
     """Print a row about a session: what is kept of it, what that is, what it took."""
     store = ContentStore(folder, 8 << 30, 7)
+    keeper = Keeper(store)
     wire = said = count = 0
     cpu = 0.0
     ids = []
     for turn in turns:
         began = time.process_time()
-        kept = keep(store, turn, "s")
+        kept = keeper.keep(turn, "s")
         cpu += time.process_time() - began
         ids.append(kept.request_id)
         count += 1
@@ -246,31 +257,44 @@ def _parts_of(path: Path) -> list[int]:
 def measure_questions(exchanges: int, folder: Path) -> None:
     """Print how long questions take beside so many exchanges, in sessions of 60 turns."""
     store = ContentStore(folder, 64 << 30, 7)
+    keeper = Keeper(store)
     ids: list[str] = []
+    sessions: dict[str, str] = {}
     began = time.monotonic()
     seed = 0
     while len(ids) < exchanges:
         seed += 1
         turns = _small(60, Words(seed % 7 + 1))
-        ids += [keep(store, turn, f"session-{seed}").request_id for turn in turns]
+        kept = [keeper.keep(turn, f"session-{seed}").request_id for turn in turns]
+        sessions |= dict.fromkeys(kept, f"session-{seed}")
+        ids += kept
     filled = time.monotonic() - began
     questions = ContentQuestions(store)
     some = random.Random(3).sample(ids, 200)  # noqa: S311  no secret
     words = Words(1)
     asked: dict[str, Callable[[str], object]] = {
         "content": questions.content,
+        "contexts of a session's 60 turns": lambda each: questions.contexts(
+            store.session(sessions[each])
+        ),
         "diff with the one before": lambda each: _diff(questions, each),
         "search, two words": lambda _: questions.search(words.text(12), 20),
         "search, a word that is everywhere": lambda _: questions.search("tool", 20),
     }
     store.close()
     print(f"\n{len(ids):,} exchanges, {store.size() / 1e6:,.0f} MB, kept in {filled:.0f} s\n")
-    print("| question | p50, ms | p95, ms |")
-    print("| --- | ---: | ---: |")
+    print("| question | p50, ms | p95, ms | CPU p50, ms | CPU p95, ms |")
+    print("| --- | ---: | ---: | ---: | ---: |")
     for name, ask in asked.items():
-        taken = sorted(_seconds(partial(ask, each)) for each in some)
-        p50, p95 = taken[len(taken) // 2], taken[int(len(taken) * 0.95)]
-        print(f"| {name} | {1000 * p50:.1f} | {1000 * p95:.1f} |", flush=True)
+        taken = [_seconds(partial(ask, each)) for each in some]
+        figures = [
+            _at(sorted(each), share) for each in zip(*taken, strict=True) for share in (0.5, 0.95)
+        ]
+        print(f"| {name} | {' | '.join(f'{1000 * each:.1f}' for each in figures)} |", flush=True)
+
+
+def _at(taken: Sequence[float], share: float) -> float:
+    return taken[int(len(taken) * share)]
 
 
 def _small(turns: int, words: Words) -> Iterator[Turn]:
@@ -290,10 +314,11 @@ def _diff(questions: ContentQuestions, request_id: str) -> None:
         questions.diff(request_id)
 
 
-def _seconds(ask: Callable[[], object]) -> float:
-    began = time.perf_counter()
+def _seconds(ask: Callable[[], object]) -> tuple[float, float]:
+    """Return how long it took, and the CPU time of that."""
+    began, cpu = time.perf_counter(), time.process_time()
     ask()
-    return time.perf_counter() - began
+    return time.perf_counter() - began, time.process_time() - cpu
 
 
 # -- replay ------------------------------------------------------------------------------------
@@ -302,7 +327,7 @@ def _seconds(ask: Callable[[], object]) -> float:
 def measure_replay(folder: Path) -> None:
     """Print how far the pieces of a replayed stream are from where they were."""
     store = ContentStore(folder, 1 << 30, 7)
-    kept = keep(store, next(claude_code(1, Words(5))), "s")
+    kept = Keeper(store).keep(next(claude_code(1, Words(5))), "s")
     server = ReplayServer(Script([kept], store.exchange))
     thread = threading.Thread(target=server.run)
     thread.start()
@@ -332,18 +357,19 @@ def measure_replay(folder: Path) -> None:
 def main() -> int:
     """Print all figures as tables."""
     parser = argparse.ArgumentParser(prog="benchmarks.content", description=__doc__)
-    parser.add_argument("--exchanges", type=int, default=20_000)
-    exchanges = parser.parse_args().exchanges
+    parser.add_argument("--exchanges", type=int, default=20_000, help="beside which to ask")
+    parser.add_argument("--folder", type=Path, help="where to keep what is made for it meanwhile")
+    options = parser.parse_args()
     names = ["session", "wire, MB", "said, MB", "kept, MB", "kept, % of said", "new parts"]
     names += ["lists, facts", "times", "index, pages", "CPU/turn, ms", "all verified"]
     print(f"| {' | '.join(names)} |\n| --- |{' ---: |' * (len(names) - 2)} --- |")
-    with tempfile.TemporaryDirectory() as place:
+    with tempfile.TemporaryDirectory(dir=options.folder) as place:
         folder = Path(place)
         measure_session("Claude Code", claude_code(60, Words(1)), folder / "a")
         measure_session("Codex, zstd", codex(60, Words(2)), folder / "b")
         measure_session("Claude Code", claude_code(200, Words(3)), folder / "c")
         measure_replay(folder / "d")
-        measure_questions(exchanges, folder / "e")
+        measure_questions(options.exchanges, folder / "e")
     return 0
 
 
