@@ -28,6 +28,7 @@ from ccproxy_flask.store.database import days_folder
 from ccproxy_flask.store.duckdb import DuckDBStore
 from ccproxy_flask.store.parts import Parts
 from ccproxy_flask.store.schema import COLUMN_SQL
+from ccproxy_flask.store.sessions import SessionPage
 from ccproxy_flask.store.sums import Sums
 
 if TYPE_CHECKING:
@@ -177,6 +178,16 @@ def _questions(store: DuckDBStore) -> dict[str, Callable[[], Any]]:
         "analytics, 7 days": analytics(7),
         "analytics, 90 days": analytics(DAYS),
         "analytics, 90 days of a session": analytics(DAYS, session_id=one["session_id"]),
+        "sessions of 7 days, 50": lambda: store.sessions(
+            LogFilter(start_time=now - timedelta(days=7)), SessionPage()
+        ),
+        "one session with 200 turns": lambda: (
+            store.sessions(LogFilter(session_id=one["session_id"]), SessionPage(1)),
+            store.entries(
+                LogFilter(session_id=one["session_id"]),
+                Page(200, 0, "timestamp", order_desc=False),
+            ),
+        ),
         "SQL: sum by model": lambda: store.sql(
             "SELECT model, sum(cost_usd) FROM access_logs GROUP BY ALL", 100
         ),
