@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 
 import pytest
 from recording_support import make_record
 
+from ccproxy_flask.filters import LogFilter
 from ccproxy_flask.journal.lines import record_line
 from ccproxy_flask.recorder.chains import Chains
 from ccproxy_flask.recorder.sessions import tree_of
+from ccproxy_flask.store.base import Page
+from ccproxy_flask.store.duckdb import DuckDBStore
 from ccproxy_flask.store.sessions import TURN_COLUMNS
 
 
@@ -32,6 +36,31 @@ def test_chains_are_followed_in_any_order():
     third = row(message_id="r3", previous_message_id="r2")
     assert names(chains.named([third, second, first])) == ["r1", "r1", "r1"]
     assert names(chains.named([row(previous_message_id="r3")])) == ["r1"]
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(4))))
+def test_a_chain_has_one_name_in_the_end(tmp_path, order):
+    """Each row in a pass of its own, in any order: those named too early get the right name."""
+    given = [
+        make_record(message_id="r1", conversation_id="r1"),
+        make_record(message_id="r2", previous_message_id="r1"),
+        make_record(message_id="r3", previous_message_id="r2"),
+        make_record(message_id="r4", previous_message_id="r3"),
+    ]
+    rows = DuckDBStore(tmp_path / "rows.duckdb")
+    try:
+        chains = Chains(rows.conversations)
+        for index in order:
+            line = record_line("end", given[index]).rstrip(b"\n")
+            named = chains.named([(given[index].request_id, line)])
+            rows.append([line for _, line in named], [], {})
+            if chains.renamed:
+                rows.name_conversations({}, chains.renamed)
+                chains.renamed = {}
+        found = rows.entries(LogFilter(), Page(limit=9)).rows
+        assert {row["conversation_id"] for row in found} == {"r1"}
+    finally:
+        rows.close()
 
 
 def test_the_store_is_asked_for_what_is_not_known():

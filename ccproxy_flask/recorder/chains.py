@@ -7,7 +7,7 @@ about the order of their time, knows what that one belonged to.
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
@@ -31,6 +31,11 @@ class Chains:
     def __init__(self, look_up: Callable[[Collection[str]], Mapping[str, str]]) -> None:
         self._look_up = look_up
         self._known: OrderedDict[str, str] = OrderedDict()
+        self._guessed: OrderedDict[str, None] = OrderedDict()
+        """Answers that gave chains their names, since nobody knew to which chain they belong."""
+        self.renamed: dict[str, str] = {}
+        """Old names of chains and new ones: what was guessed has turned out to be wrong. Who tells
+        the rows takes them out."""
 
     def named(self, rows: list[tuple[str, bytes]]) -> list[tuple[str, bytes]]:
         """Return *rows*, (request id, line), with the names of chains where they go on with one.
@@ -73,13 +78,31 @@ class Chains:
         while message_id not in self._known and message_id in came_from and message_id not in seen:
             seen.add(message_id)
             message_id = came_from[message_id]
+        if message_id not in self._known:
+            self._guessed[message_id] = None
+            _shorten(self._guessed)
         return self._known.get(message_id, message_id)
 
     def _learn(self, message_id: object, name: object) -> None:
         if isinstance(message_id, str) and isinstance(name, str):
             self._known[message_id] = name
-            if len(self._known) > _MOST:
-                self._known.popitem(last=False)
+            _shorten(self._known)
+            if message_id in self._guessed:
+                del self._guessed[message_id]
+                self._rename(message_id, name)
+
+    def _rename(self, old: str, name: str) -> None:
+        """Let what was named by an answer have the name of the chain that the answer belongs to."""
+        if old != name:
+            self.renamed[old] = name
+            _shorten(self.renamed)
+            for message_id in [each for each, known in self._known.items() if known == old]:
+                self._known[message_id] = name
+
+
+def _shorten(found: dict[str, Any]) -> None:
+    while len(found) > _MOST:
+        del found[next(iter(found))]
 
 
 def _with(line: bytes, name: str | None) -> bytes:

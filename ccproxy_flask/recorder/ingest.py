@@ -275,6 +275,13 @@ class Ingest:
         """Take what is said of rate limits from here on for new: the store has no row of them."""
         self._rate_limits = RateLimits([])
 
+    def rename_conversations(self) -> None:
+        """Tell rows of chains whose beginning came after what goes on with them."""
+        if self._chains.renamed:
+            told = self._store.name_conversations({}, self._chains.renamed)
+            if told is not None:  # else later
+                self._chains.renamed = {}
+
     # -- one pass ----------------------------------------------------------------------------------
 
     def step(self) -> bool:

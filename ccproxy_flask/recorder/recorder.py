@@ -192,6 +192,7 @@ class Recorder:
             try:
                 ingest = self._opened()
                 moved = ingest.step()
+                ingest.rename_conversations()
                 self._check_content(ingest)
             except StoreDamaged as error:
                 self._in_trouble(error)
