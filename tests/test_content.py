@@ -323,7 +323,7 @@ def test_a_session_is_kept_once(store):
         size += len(given.request[0])
         store.add([kept(given, store)])
     store.close()
-    assert store.size() < size / 4
+    assert store.size() < size / 3
 
 
 def test_content_is_found_by_its_words(store):
