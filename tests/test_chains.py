@@ -8,6 +8,7 @@ import json
 import pytest
 from recording_support import make_record
 
+from ccproxy_flask.caching.turns import Turn
 from ccproxy_flask.filters import LogFilter
 from ccproxy_flask.journal.lines import record_line
 from ccproxy_flask.recorder.chains import Chains
@@ -100,10 +101,8 @@ def test_a_damaged_line_stays_as_it_is():
 
 def turn(agent=None, parent=None):
     """Return a row of a session."""
-    return dict.fromkeys([*TURN_COLUMNS, "agent_id", "parent_agent_id"]) | {
-        "agent_id": agent,
-        "parent_agent_id": parent,
-    }
+    columns = dict.fromkeys([*TURN_COLUMNS, "agent_id", "parent_agent_id"])
+    return Turn(columns | {"agent_id": agent, "parent_agent_id": parent})
 
 
 def shape(agents):

@@ -181,6 +181,17 @@ def test_content_that_was_dropped(lake: Lake):
         assert b'"rows":[[3]]' in two.sql("SELECT count(*) FROM access_logs", 10)
 
 
+def test_conversations_that_are_known_late(lake: Lake):
+    """Rows get the conversation that what was said tells, and the new name of one."""
+    first, second = rows_of("one", 2, content="kept")
+    with lake.store("one") as one:
+        put(one, first, second)
+        assert one.name_conversations({first.request_id: "a", second.request_id: "b"}, {}) == 2
+        assert one.name_conversations({first.request_id: "x"}, {"b": "a"}) == 1
+        found = one.entries(LogFilter(conversation_id="a"), Page())
+        assert found.total_count == 2
+
+
 def test_two_machines_with_one_name(lake: Lake):
     """A name that another machine has is refused with a line that says what to set."""
     with lake.store("one"):

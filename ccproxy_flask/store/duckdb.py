@@ -172,13 +172,8 @@ class DuckDBStore(Intake, Questions):
         changed = 0
         try:
             with self.database.transaction() as cursor:
-                if named:
-                    values: list[object] = [list(named), list(named.values())]
-                    values += [min(named), max(named)]
-                    changed += number_in(cursor.execute(statements.CONVERSATION_NAMED, values))
-                if renamed:
-                    values = [list(renamed), list(renamed.values())]
-                    changed += number_in(cursor.execute(statements.CONVERSATION_RENAMED, values))
+                for sql, values in statements.naming(named, renamed):
+                    changed += number_in(cursor.execute(sql, values))
         finally:
             self._upkeep.lock.release()
         self._changed()

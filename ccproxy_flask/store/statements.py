@@ -64,14 +64,16 @@ CONTENT_DROPPED = (
     "UPDATE recent_logs SET content = 'dropped' WHERE content = 'kept' "
     "AND request_id BETWEEN ? AND ? AND request_id IN (SELECT unnest(?))"
 )
-_NAMES = "(SELECT unnest(?) AS old, unnest(?) AS new) AS names"
+# New names, old ones; and of which rows.
 CONVERSATION_NAMED = (
-    f"UPDATE recent_logs SET conversation_id = names.new FROM {_NAMES} "  # noqa: S608  ours
-    "WHERE request_id BETWEEN ? AND ? AND request_id = names.old AND conversation_id IS NULL"
+    "UPDATE recent_logs SET conversation_id = list_extract(?, list_position(?, request_id)) "
+    "WHERE conversation_id IS NULL AND request_id BETWEEN ? AND ? "
+    "AND request_id IN (SELECT unnest(?))"
 )
 CONVERSATION_RENAMED = (
-    f"UPDATE recent_logs SET conversation_id = names.new FROM {_NAMES} "  # noqa: S608  ours
-    "WHERE conversation_id = names.old AND session_id IS NULL"
+    "UPDATE recent_logs SET conversation_id = list_extract(?, list_position(?, conversation_id)) "
+    "WHERE session_id IS NULL AND conversation_id IN (SELECT unnest(?)) "
+    "AND epoch(timestamp) > epoch(now()) - 172800"
 )
 # Of this database alone: a copy of it may be attached.
 BLOCKS = (
@@ -167,3 +169,14 @@ def array(rows: Sequence[tuple[Any, ...]]) -> bytes:
 def quoted(text: str) -> str:
     """Return *text* as a literal of SQL."""
     return "'" + text.replace("'", "''") + "'"
+
+
+def naming(named: Mapping[str, str], renamed: Mapping[str, str]) -> list[tuple[str, list[object]]]:
+    """Return the statements, with their values, that name conversations (as in RecordingStore)."""
+    found: list[tuple[str, list[object]]] = []
+    if named:
+        ids: list[object] = [list(named.values()), list(named), min(named), max(named), list(named)]
+        found.append((CONVERSATION_NAMED, ids))
+    if renamed:
+        found.append((CONVERSATION_RENAMED, [list(renamed.values()), list(renamed), list(renamed)]))
+    return found

@@ -195,6 +195,26 @@ class LakeStore(Questions):
             self._writer.append([], (), {"content_dropped": changed})
         return changed
 
+    def name_conversations(
+        self, named: Mapping[str, str], renamed: Mapping[str, str]
+    ) -> int | None:
+        """As RecordingStore.name_conversations(): None where another node is in the way."""
+        self.settle()
+
+        def work(cursor: Cursor) -> int:
+            changed = 0
+            for sql, values in statements.naming(named, renamed):
+                asked = sql.replace("recent_logs", LOGS)
+                changed += number_in(cursor.execute(asked, values))
+            cursor.execute("COMMIT")
+            return changed
+
+        try:
+            return self._engine.ask(work)
+        except StoreUnavailable as error:
+            log.debug("conversations_not_named", reason=str(error))
+            return None
+
     # -- its state ---------------------------------------------------------------------------------
 
     @property
