@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -56,7 +57,7 @@ class Sessions:
         return orjson.dumps(
             session
             | {"session_id": session_id}
-            | self._turns(where, limit, offset)
+            | self._turns(_within(where, session), limit, offset)
             | {"limit": limit, "offset": offset}
         )
 
@@ -69,6 +70,14 @@ class Sessions:
         shown = turns[offset - first : offset - first + limit]
         judged = {"judged_requests": len(turns), "total_count": found.total_count}
         return {"tree": tree_of(shown, verdicts)} | sums | judged
+
+
+def _within(where: LogFilter, session: Json) -> LogFilter:
+    """Return *where* for the days of a *session*: others need not be looked through for turns."""
+    began, latest = (
+        datetime.fromisoformat(session[name]) for name in ("started_at", "last_request_at")
+    )
+    return where.model_copy(update={"start_time": began, "end_time": latest})
 
 
 def tree_of(turns: Sequence[Turn], verdicts: Mapping[str, Json | None]) -> list[Json]:
