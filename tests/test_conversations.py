@@ -11,9 +11,9 @@ import pytest
 from ccproxy_flask.content.assembly import RawExchange, assembled
 from ccproxy_flask.content.conversations import Conversations
 from ccproxy_flask.content.places import keys_of
-from ccproxy_flask.content.prompts import Prompts
 from ccproxy_flask.content.questions import ContentQuestions
 from ccproxy_flask.content.store import ContentStore, by_day
+from ccproxy_flask.content.whole_prompts import WholePrompts
 from ccproxy_flask.record import new_request_id
 
 SYSTEM = [{"type": "text", "text": "You are Claude Code, Anthropic's official CLI. " * 40}]
@@ -358,7 +358,7 @@ def test_a_long_thread_is_bounded_in_memory(kept):
         more = {"previous_response_id": before} if before else {}
         ids += kept.keep(codex([ASKED], [SAID], f"n{number}", **more))
         before = f"resp_n{number}"
-    prompts = Prompts(lambda *_: pytest.fail("known"), kept.store.exchange)
+    prompts = WholePrompts(lambda *_: pytest.fail("known"), kept.store.exchange)
     turn = prompts.turn(kept.store.exchange(ids[-1]))
     assert sum(each["messages"] for each in turn.sources) == 59
 

@@ -27,7 +27,7 @@ from .places import (
     keys_of,
     last_of,
 )
-from .prompts import Prompts, earlier_of, place_of
+from .whole_prompts import WholePrompts, earlier_of, place_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -55,7 +55,7 @@ class Conversations:
         on_named: OnNamed,
     ) -> None:
         self._store, self._on_named = store, on_named
-        self._prompts = Prompts(self._find, self._load)
+        self._prompts = WholePrompts(self._find, self._load)
         self._new: dict[str, Exchange] = {}
         self._places: dict[Place, list[str]] = {}
         """Of exchanges that are not in the store yet."""

@@ -10,7 +10,7 @@ from ccproxy_flask.errors import ContentNotKept
 
 from . import view
 from .places import Place, last_of
-from .prompts import Prompts, prompt_of
+from .whole_prompts import WholePrompts, origin_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -30,7 +30,7 @@ class ContentQuestions:
 
     def __init__(self, store: ContentStore) -> None:
         self._store = store
-        self._prompts = Prompts(self._find, store.exchange)
+        self._prompts = WholePrompts(self._find, store.exchange)
         self._first_words: dict[str, str | None] = {}
 
     def content(self, request_id: str, raw: str | None = None) -> bytes:
@@ -43,7 +43,7 @@ class ContentQuestions:
         turn = self._prompts.turn(exchange)
         chain = exchange.facts.get("chain") or {}
         known = {"previous": chain.get("previous"), "shared": chain.get("shared", 0)}
-        found = view.content(exchange, turn.document, {**prompt_of(turn), **known})
+        found = view.content(exchange, turn.document, {**origin_of(turn), **known})
         return orjson.dumps(found | {"verified": view.verified(exchange)})
 
     def diff(self, request_id: str, other: str = "previous") -> bytes:

@@ -64,7 +64,8 @@ def _verified(exchange: Exchange, body: Literal["request", "response"]) -> str:
 def content(exchange: Exchange, document: object = None, prompt: Json | None = None) -> Json:
     """Return the exchange parsed (docs/logs-api.md): what was asked, what was answered.
 
-    *document* is its request made whole, and *prompt* says where that comes from (:mod:`.prompts`).
+    *document* is its request made whole, and *prompt* says where that comes from
+    (:mod:`.whole_prompts`).
     """
     facts = exchange.facts
     response = said(exchange, "response")

@@ -42,7 +42,7 @@ class Turn(NamedTuple):
     size: int
 
 
-class Prompts:
+class WholePrompts:
     """Makes prompts whole with what *find* and *load* have.
 
     *find* returns the request id of the newest exchange at a place (:mod:`.places`) before the
@@ -173,6 +173,6 @@ def _document(exchange: Exchange) -> Json:
     return found if isinstance(found, dict) else {}
 
 
-def prompt_of(turn: Turn) -> Mapping[str, Any]:
+def origin_of(turn: Turn) -> Mapping[str, Any]:
     """Return what is said of where a prompt comes from (docs/logs-api.md)."""
     return {"sources": list(turn.sources), "missing": turn.missing}
