@@ -274,7 +274,7 @@ def measure_questions(exchanges: int, folder: Path) -> None:
     words = Words(1)
     asked: dict[str, Callable[[str], object]] = {
         "content": questions.content,
-        "contexts of a session's 60 turns": lambda each: questions.contexts(
+        "prompts of a session's 60 turns": lambda each: store.prompts(
             store.session(sessions[each])
         ),
         "diff with the one before": lambda each: _diff(questions, each),
