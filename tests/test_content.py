@@ -17,6 +17,12 @@ from ccproxy_flask.content.assembly import RawExchange, assembled
 from ccproxy_flask.content.coding import compressed, decoded, way_of
 from ccproxy_flask.content.day_file import DayFile, Exchange
 from ccproxy_flask.content.frames import LARGEST, Frame, FrameParser, Kind, NotFrames, head_of
+from ccproxy_flask.content.packing import (
+    packed_ids,
+    packed_times,
+    unpacked_ids,
+    unpacked_times,
+)
 from ccproxy_flask.content.pieces import cut, cut_stream
 from ccproxy_flask.content.secrets import secret_spans, stream_spans, take_out
 from ccproxy_flask.content.store import ContentStore
@@ -336,6 +342,14 @@ def test_content_is_found_by_its_words(store):
     assert found == [first.request_head["request_id"]]
     assert store.search("walking", 10)[0][2] == "user"
     assert store.search('" OR *', 10) == []
+
+
+@pytest.mark.parametrize("ids", [[], [1], [7, 8, 9], [1 << 40, 3, 3, 0]])
+def test_lists_are_packed_and_come_back(ids):
+    """Ids of parts in any order, and times that only grow, are the same again."""
+    assert unpacked_ids(packed_ids(ids)) == ids
+    times = [(offset, 3 * offset) for offset in sorted(ids)]
+    assert unpacked_times(packed_times(times)) == times
 
 
 def test_old_days_go_as_whole_files(store, tmp_path):
