@@ -8,9 +8,11 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 import zstandard
+from click.testing import CliRunner
 from conftest import RECORDINGS, ROOT
 from recording_support import make_record
 
+from ccproxy_flask.cli import main
 from ccproxy_flask.dialects import anthropic, openai_responses
 from ccproxy_flask.filters import LogFilter
 from ccproxy_flask.journal.lines import record_line
@@ -390,3 +392,22 @@ def test_limits_in_sql(told):
         "POST", "/logs/sql", body, {"content-type": "application/json"}
     )
     assert (status, json.loads(answer)["rows"]) == (200, [[0.48, 1, "5h", True]])
+
+
+def test_limits_on_the_command_line(told):
+    """The table says how full, until when and who; JSON and JSONL are for programs."""
+
+    def run(*argv):
+        return CliRunner().invoke(main, ["limits", *argv, "--url", told.url])
+
+    text = run().output
+    head, row, *rest = text.splitlines()
+    assert head.split() == ["provider", "account", "window", "used", "status", "resets", "full",
+                            "at", "stated"]  # fmt: skip
+    assert row.split()[0] == "anthropic"
+    assert row.split()[2:4] == ["5h", "48%"]
+    assert any("75." in line and "session s-1" in line for line in rest), text
+    assert [one["window"] for one in json.loads(run("--format", "json").output)] == ["5h"]
+    assert json.loads(run("--format", "jsonl", "--window", "5h").output)["used"] == 0.48
+    assert "No provider stated a limit" in run("--provider", "nobody").output
+    assert run("--window", "").exit_code == 2

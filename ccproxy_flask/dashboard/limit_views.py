@@ -50,7 +50,7 @@ def limits(store: Store, query: PageQuery) -> dict[str, Any]:
 
 def strip(store: Store, query: PageQuery) -> list[dict[str, Any]]:
     """Return the fullest windows, for the overview. Raises StoreUnavailable."""
-    asked = LimitsAsked(query.start, query.end, query.filters.get("provider"))
+    asked = LimitsAsked(query.start, query.end, query.filters.get("provider"), shares=False)
     found = orjson.loads(store.limits(asked))
     return [_window(one, query) for one in found if one["is_quota"] and one["used"] is not None][
         :STRIP

@@ -19,6 +19,8 @@ class LimitsAsked:
     provider: str | None = None
     account: str | None = None
     window: str | None = None
+    shares: bool = True
+    """Also who used them, which takes longer."""
 
     @classmethod
     def from_wire(cls, fields: Mapping[str, Any]) -> LimitsAsked:

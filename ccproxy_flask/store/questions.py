@@ -265,7 +265,8 @@ class Questions:
         with self._moment() as cursor:
             rows = limits.asked_for(cursor, asked)
             uses = {}
-            for account, times in limits.moves(rows).items():
+            moves = limits.moves(rows) if asked.shares else {}
+            for account, times in moves.items():
                 where = LogFilter(start_time=times[0] - limits.LONGEST, end_time=times[-1])
                 logs = self._parts.relation(self._overlapping(cursor, where), names=limits.NEEDED)
                 uses[account] = limits.uses(cursor, logs, *account, times)

@@ -77,7 +77,7 @@ def lane_of(question: str, asked: dict[str, Any]) -> str:
     if question in ("/status", "/metrics"):
         return "status"
     is_small = (
-        question not in _LARGE
+        (question not in _LARGE or asked.get("shares") is False)
         and _QUICK.issuperset(asked.get("where", {}))
         and asked.get("order_by", "timestamp") == "timestamp"
         and asked.get("limit", 0) <= _SMALL_PAGE
