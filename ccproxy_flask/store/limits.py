@@ -11,7 +11,7 @@ import orjson
 from .database import write_out
 from .limit_rows import LimitRow
 from .quota_periods import is_quota
-from .quota_shares import Cell, Uses
+from .quota_weights import Cell, Uses
 from .statements import number_in, quoted
 
 if TYPE_CHECKING:

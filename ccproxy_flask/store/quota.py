@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from .limit_rows import LimitRow
-    from .quota_shares import Meter, Shared, Uses
+    from .quota_shares import Meter, Shared
+    from .quota_weights import Uses
 
 Json = dict[str, Any]
 MOST_POINTS = 500
