@@ -144,6 +144,7 @@ TESTED_BY = {
     "store/quota_fit.py": "quota",
     "store/quota_periods.py": "quota",
     "store/quota_shares.py": "quota",
+    "store/quota_weights.py": "quota",
     "store/snapshots.py": "logs_questions",
     "store/sql_policy.py": "logs_questions",
     "store/sql_process.py": "logs_questions",
