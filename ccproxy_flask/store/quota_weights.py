@@ -155,6 +155,7 @@ def _place(models: Sequence[str], model: str | None) -> int:
 
 
 def moves_of(periods: Sequence[Period], uses: Uses, models: list[str]) -> list[Move]:
+    """Return the steps of *periods*, each with what was used since the one before."""
     by_step: dict[int, list[Cell]] = defaultdict(list)
     for cell in uses.cells:
         by_step[cell.step].append(cell)
@@ -203,6 +204,7 @@ def found_from(moves: Sequence[Move], models: list[str]) -> Weights | None:
 
 
 def described(weights: Weights) -> Json:
+    """Return how the *weights* were found, and what they are, as the answer has it."""
     fit = weights.fit
     return {
         "method": weights.method,
