@@ -60,6 +60,7 @@ class Rules(_Checked):
     name: str
     source: str
     checked: Annotated[str, Field(pattern=r"^\d{4}-\d\d$")]
+    assumed: str
     apis: list[str]
     providers: list[str] = []
     endpoints: list[str] = []
