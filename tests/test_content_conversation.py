@@ -182,6 +182,16 @@ def test_ollama_and_older_apis():
     assert parsed_request("openai_completions", {"prompt": ["p", "q"]})["messages"]
 
 
+def test_what_a_tool_answered_is_not_said_by_the_user():
+    """Also where the answers of tools come in messages of the user, beside what that one says."""
+    result = {"type": "tool_result", "tool_use_id": "1", "content": "eleven oysters"}
+    blocks = [result, {"type": "text", "text": "how many?"}]
+    found = parsed_request(
+        "anthropic_messages", {"messages": [{"role": "user", "content": blocks}]}
+    )
+    assert texts_of(found, None) == [("tool", "eleven oysters"), ("user", "how many?")]
+
+
 @pytest.mark.parametrize("api", ["anthropic_messages", "openai_chat", "openai_responses", "gemini"])
 @pytest.mark.parametrize("junk", [None, [], 7, "x", {"messages": 5, "input": {}, "contents": [1]}])
 def test_junk_is_an_empty_conversation(api, junk):

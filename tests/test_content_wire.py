@@ -98,6 +98,52 @@ def test_the_next_turn_is_compared_with_the_one_before(server, upstream):
     assert hits == []  # each message is a text of its own
     hits = server.get_json("/logs/search", q="queen")["results"]
     assert [(hit["request_id"], hit["text"]) for hit in hits] == [(second, "and queens")]
+    who = [hits[0][name] for name in ("part", "session_id", "model", "client")]
+    assert who == ["user", "session-of-content", "claude-test", None]
+
+
+def test_search_page_shows_what_was_said(server, upstream):
+    """Who said it, with the words marked and markup as text; each link is relative to the page."""
+    upstream.script = streamed("a cabbage answered")
+    result = {"type": "tool_result", "tool_use_id": "t", "content": "12 cabbages"}
+    messages = [{"role": "user", "content": [{"type": "text", "text": "<b>cabbage</b>"}, result]}]
+    headers = {"user-agent": "claude-cli/2.1.273 (external, cli)"}
+    sent = json.dumps({"model": "claude-test", "messages": messages}).encode()
+    request_id, _ = say(server, sent, **headers)
+    content(server, request_id)
+    status, _, body = server.request("GET", "/dashboard/search?q=cabbage")
+    page = body.decode()
+    assert status == 200
+    for who, said in (
+        ("User", "&lt;b&gt;<mark>cabbage</mark>&lt;/b&gt;"),
+        ("Tool result", "12 <mark>cabbages</mark>"),
+        ("Answer", "a <mark>cabbage</mark> answered"),
+    ):
+        assert f"<b>{who}</b> <bdi>{said}</bdi>" in page
+    assert page.count('class="row"') == 1
+    assert f'href="../dashboard/requests/{request_id}#said"' in page
+    assert 'href="../dashboard/sessions/session-of-content"' in page
+    assert ">claude-code<" in page
+    assert 'href="/' not in page
+    nothing = server.request("GET", "/dashboard/search?q=cabbage+zebra")[2]
+    assert b"Nobody said that" in nothing
+    assert server.request("GET", f"/dashboard/search?q={'x' * 300}&limit=nonsense")[0] == 200
+
+
+def test_search_page_shows_more_on_demand(server, upstream):
+    """A page that is full leads to a longer one, as far as the API goes."""
+    upstream.script = streamed("the same again")
+    for number in range(21):
+        last, _ = say(server, turn(f"number {number}"))
+    content(server, last)
+    pages = {
+        limit: server.request("GET", f"/dashboard/search?q=same+again&limit={limit}")[2].decode()
+        for limit in (20, 50)
+    }
+    assert "the newest 20 texts" in pages[20]
+    assert "q=same%20again&amp;limit=50" in pages[20]
+    assert "Show up to" not in pages[50]
+    assert pages[50].count('class="row"') == 21
 
 
 def test_turns_of_a_client_that_says_nothing_are_a_conversation(server, upstream):

@@ -23,7 +23,10 @@ if TYPE_CHECKING:
     from conftest import Server
     from scripted import ScriptedUpstream
 
-PAGES = ["/dashboard", "/dashboard/requests", "/dashboard/sql", "/dashboard/status"]
+PAGES = [
+    *("/dashboard", "/dashboard/requests", "/dashboard/search"),
+    *("/dashboard/sql", "/dashboard/status"),
+]
 
 
 @pytest.fixture
@@ -213,6 +216,19 @@ class TestPages:
         foreign = get(site, address, **{"Sec-Fetch-Site": "cross-site"})[2]
         assert "rows in" not in foreign
         assert "SELECT count(*) FROM access_logs" in foreign
+
+    def test_search_says_how_to_keep_what_is_said(self, site: Site) -> None:
+        """Where nothing is kept, the page has the line that keeps it; the words stay."""
+        status, _, text = get(site, "/dashboard/search?q=the+walrus")
+        assert (status, "CAPTURE__CONTENT=on" in text) == (200, True)
+        assert 'value="the walrus"' in text
+
+    def test_search_is_away_with_the_recorder(self, site: Site) -> None:
+        """A recorder that does not answer is said, in place of "nothing was found"."""
+        site.app.extensions["ccproxy.content"] = site.store
+        site.store.away = "it rests"
+        status, _, text = get(site, "/dashboard/search?q=walrus")
+        assert (status, "it rests" in text, "Nobody said that" in text) == (200, True, False)
 
     def test_suggestions_are_what_there_is(self, site: Site) -> None:
         """Models, providers and clients of the range are completed; without the store, the rest."""

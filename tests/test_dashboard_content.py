@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterator
 
 import pytest
-from browser_support import Visit, browser_test, chromium, visits
+from browser_support import Visit, axe, browser_test, chromium, needs_npm, visits
 from conftest import Server
 from playwright.sync_api import Browser, expect
 from scripted import Conversation, ScriptedUpstream, wait_until
@@ -135,6 +135,45 @@ def test_panel_beside_the_list_shows_it_too(
 
     panel = seen.page.locator("[data-panel]")
     expect(panel.locator(".answer-turn")).to_contain_text("I will mend the fixture.")
+
+
+@needs_npm
+def test_words_are_found_where_they_were_said(
+    server: Server, upstream: ScriptedUpstream, visit: Callable[..., Visit]
+) -> None:
+    """From the palette to the words, marked and harmless, and on to the conversation."""
+    upstream.script = answer
+    request_id = turn(server, f"{MARKUP} the walrus", "and the carpenter")
+    seen = visit("/dashboard/sql?q=SELECT+1")
+    seen.page.keyboard.press("Control+k")
+    seen.page.keyboard.type("walrus")
+    seen.page.get_by_role("option", name="Search what was said: walrus").click()
+    row = seen.row(request_id)
+    expect(row.locator("mark")).to_have_text(["walrus"])
+    expect(row).to_contain_text(f"User {MARKUP} the walrus")
+    assert axe(seen) == []
+    seen.page.keyboard.press("j")
+    expect(row).to_have_class("row chosen")
+    seen.page.keyboard.press("Enter")
+    panel = seen.page.locator("[data-panel]")
+    expect(panel.locator(".answer-turn")).to_be_in_viewport()
+    panel.get_by_text("Open as a page").click()
+    seen.page.wait_for_url(f"**/requests/{request_id}#said")
+    expect(seen.page.locator("main .answer-turn")).to_be_in_viewport()
+    seen.page.keyboard.press("g")
+    seen.page.keyboard.press("f")
+    words = seen.page.get_by_role("searchbox")
+    expect(words).to_be_focused()
+    words.fill("fixture nobody")
+    seen.page.keyboard.press("Enter")
+    expect(seen.page.get_by_text("Nobody said that")).to_be_visible()
+    seen.page.set_viewport_size({"width": 390, "height": 780})
+    words.fill("mend fix")
+    seen.page.keyboard.press("Enter")
+    expect(seen.row(request_id)).to_contain_text("Answer I will mend the fixture.")
+    assert axe(seen) == []
+    assert not seen.page.evaluate("document.documentElement.scrollWidth > innerWidth")
+    assert "owned" not in seen.page.title()
 
 
 def test_what_is_not_kept_says_how_to_keep_it(

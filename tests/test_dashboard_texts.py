@@ -13,6 +13,7 @@ from ccproxy_flask.dashboard import (
     advice,
     page_filters,
     page_query,
+    search_views,
     session_views,
     sql_examples,
     status_views,
@@ -278,6 +279,41 @@ def test_every_session_has_a_link(session: str, link: str) -> None:
 def test_typed_text_is_filters_and_a_search(text: str, found: dict[str, str]) -> None:
     """What is typed is split into filters; the rest is searched for."""
     assert page_filters.typed(text) == found
+
+
+@pytest.mark.parametrize(
+    ("text", "question", "marked"),
+    [
+        ("the Walrus walks", "walrus", ["Walrus"]),
+        ("walrus walrusses", "wal", ["walrus", "walrusses"]),
+        ("other the then", "the walrus", ["the"]),
+        ("Café, caf\u00e9 and cafe", "cafe", ["Café", "caf\u00e9", "cafe"]),
+        ("a_b a-b", "a b", ["a", "b", "a", "b"]),
+        ("<mark>", "mark", ["mark"]),
+        ("nothing", "?!", []),
+        ("", "word", []),
+    ],
+)
+def test_words_that_were_asked_for_are_marked(text: str, question: str, marked: list[str]) -> None:
+    """Whole words, the last one as a beginning, as the index compares; nothing is lost."""
+    found = search_views.pieces(text, question)
+
+    assert [piece.text for piece in found if piece.is_hit] == marked
+    assert "".join(piece.text for piece in found) == text
+
+
+def test_invisible_characters_of_an_excerpt_are_named() -> None:
+    """What would turn a line around is text like any other."""
+    [piece] = search_views.pieces("a\u202eb", "zebra")
+    assert piece.text == "a⟨U+202E⟩b"
+
+
+@pytest.mark.parametrize(
+    ("asked", "limit"), [(None, 20), ("50", 50), ("51", 20), ("-1", 20), ("1e9", 20)]
+)
+def test_search_shows_so_many_at_once(asked: str | None, limit: int) -> None:
+    """What the page offers, and nothing else."""
+    assert search_views.limit_of(asked) == limit
 
 
 def test_link_says_what_is_shown() -> None:

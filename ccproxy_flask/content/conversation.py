@@ -5,6 +5,7 @@ A stored body may be whatever a stranger sent: nothing here raises for that. Pur
 
 from __future__ import annotations
 
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from ccproxy_flask.dialects import BY_NAME, DIALECTS
@@ -38,13 +39,20 @@ def put_together(api: str, events: Iterable[Json]) -> Json | None:
 
 
 def texts_of(conversation: Json, answer: Json | None) -> list[tuple[str, str]]:
-    """Return (part, text) of all words in there; parts are system, tools, a role, or answer."""
+    """Return (part, text) of all words in there; parts are system, tools, a role, ``tool`` for what
+    a tool answered in whosoever's message, or answer."""
     found = [("system", words_of(conversation["system"]))]
     found += [("tools", f"{tool['name']} {tool['description']}") for tool in conversation["tools"]]
-    found += [(each["role"], words_of(each["blocks"])) for each in conversation["messages"]]
+    for each in conversation["messages"]:
+        for is_result, blocks in groupby(each["blocks"], _is_tool_result):
+            found.append(("tool" if is_result else each["role"], words_of(list(blocks))))
     if answer is not None:
         found.append(("answer", words_of(answer["blocks"])))
     return [(part, text) for part, text in found if text.strip()]
+
+
+def _is_tool_result(block: Json) -> bool:
+    return bool(block["type"] == "tool_result")
 
 
 def words_of(blocks: Sequence[Json]) -> str:

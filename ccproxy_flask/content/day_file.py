@@ -87,6 +87,8 @@ class Hit(NamedTuple):
     part: str
     json: bytes | None
     words: str | None
+    session_id: str | None
+    facts: dict[str, Any]
 
 
 @dataclass(slots=True)
@@ -342,14 +344,17 @@ class DayFile:
         """Return what has all words of *question*, newest first."""
         # In the order of the index, so that a word that is everywhere is not looked up everywhere.
         asked = (
-            "SELECT e.request_id, e.at, s.part, s.first, s.last, s.answer, e.request FROM words w"
-            " JOIN said s ON s.id = w.rowid JOIN exchange e ON e.id = s.exchange"
-            " WHERE words MATCH ? ORDER BY w.rowid DESC"
+            "SELECT e.request_id, e.at, e.session_id, e.facts, s.part, s.first, s.last, s.answer,"
+            " e.request FROM words w JOIN said s ON s.id = w.rowid"
+            " JOIN exchange e ON e.id = s.exchange WHERE words MATCH ? ORDER BY w.rowid DESC"
         )
         found: dict[tuple[str, str], Hit] = {}
-        for request_id, at, part, *where in self._db.execute(asked, (as_match(question),)):
+        rows = self._db.execute(asked, (as_match(question),))
+        for request_id, at, session_id, facts, part, *where in rows:
             if (request_id, part) not in found:
-                found[request_id, part] = Hit(request_id, at, part, *self._words(*where))
+                words = self._words(*where)
+                known = _facts_or_none(facts)
+                found[request_id, part] = Hit(request_id, at, part, *words, session_id, known)
             if len(found) >= limit:
                 break
         return list(found.values())
@@ -411,6 +416,14 @@ class DayFile:
 def _prompt(facts: dict[str, Any], parts: Sequence[PromptPart]) -> Prompt:
     cache = facts.get("cache") or {}
     return Prompt(parts, cache.get("settings", {}), cache.get("marks", ()))
+
+
+def _facts_or_none(packed: bytes) -> dict[str, Any]:
+    try:
+        facts: dict[str, Any] = orjson.loads(unpack(packed))
+    except (zstandard.ZstdError, ValueError):
+        return {}  # they are damaged; that it was said is still true
+    return facts
 
 
 def as_match(question: str) -> str:

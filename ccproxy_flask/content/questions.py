@@ -13,7 +13,7 @@ from .places import Place, last_of
 from .whole_prompts import WholePrompts, origin_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from .day_file import Exchange
     from .prompt import Prompt
@@ -79,6 +79,8 @@ class ContentQuestions:
                 "request_id": hit.request_id,
                 "at": hit.at,
                 "part": hit.part,
+                "session_id": hit.session_id,
+                **_who(hit.facts),
                 "text": view.excerpt(hit, question),
             }
             for hit in self._store.search(question, limit)
@@ -107,6 +109,11 @@ class ContentQuestions:
             if before is not None and _place(before) == _place(exchange):
                 return before
         raise ContentNotKept("previous")
+
+
+def _who(facts: Mapping[str, Any]) -> dict[str, str | None]:
+    end = facts.get("end") or {}
+    return {name: end.get(name) for name in ("client", "model")}
 
 
 def _place(exchange: Exchange) -> tuple[Any, ...]:

@@ -13,7 +13,7 @@ import orjson
 from . import context
 from .assembly import answer_of, as_json, events_of
 from .coding import compressed, decoded
-from .conversation import parsed_request
+from .conversation import parsed_request, said_in, texts_of
 from .difference import difference
 
 if TYPE_CHECKING:
@@ -144,13 +144,23 @@ def _at(times: Sequence[tuple[int, int]], offset: int) -> int | None:
 
 def excerpt(hit: Hit, question: str) -> str:
     """Return the words that were found around those asked for."""
-    texts = [hit.words] if hit.words is not None else strings_in(hit.json or b"")
+    texts = [hit.words] if hit.words is not None else _texts_of(hit)
     words = question.lower().split()
     for text in (*texts, "\n".join(texts)):
         lowered = text.lower()
         if all(word in lowered for word in words):
             return _shown(text, min(lowered.find(word) for word in words))
     return _shown(texts[0], 0) if texts else ""
+
+
+def _texts_of(hit: Hit) -> list[str]:
+    """Return what was said there: by whom it was, where the piece is a message as a whole."""
+    json, api = hit.json or b"", str(hit.facts.get("api", "other"))
+    message = {said_in(api).messages: [as_json(json.strip(b", \t\r\n"))]}
+    texts = [
+        text for part, text in texts_of(parsed_request(api, message), None) if part == hit.part
+    ]
+    return texts or strings_in(json)
 
 
 def _shown(text: str, found: int) -> str:

@@ -23,6 +23,7 @@ from . import (
     limit_views,
     overview_views,
     request_views,
+    search_views,
     session_views,
     sql_views,
     status_views,
@@ -148,6 +149,21 @@ def limits() -> str:
     return _page("limits", lambda store, query: {"view": limit_views.limits(store, query)})
 
 
+@pages.get("/search")
+def search() -> str:
+    """Where some words were said."""
+    text = request.args.get("q", "").strip()[:LONGEST_TEXT]
+    limit = search_views.limit_of(request.args.get("limit"))
+    content: ContentSource | None = current_app.extensions.get("ccproxy.content")
+
+    def ask(_store: Store, query: PageQuery) -> dict[str, Any]:
+        if content is None:
+            return {}
+        return {"view": search_views.search(content, text, limit, query)}
+
+    return _page("search", ask, text=text, keeps=_settings().capturing)
+
+
 @pages.get("/sql")
 def sql() -> str:
     """One SELECT of the operator's, and its answer."""
@@ -240,10 +256,10 @@ def _query() -> PageQuery:
     page = (request.endpoint or "").rpartition(".")[2]
     if page == "sessions":
         return read(request.args, sorts=session_views.SORTS)
-    if page != "sql":
+    if page not in ("search", "sql"):
         return read(request.args)
     found = request.args.copy()
-    found.poplist("q")  # the statement
+    found.poplist("q")  # the words, or the statement
     return read(found)
 
 

@@ -213,7 +213,8 @@ def _rent() -> Schema:
 
 
 def _found() -> Schema:
-    result = _object(_fields(_TEXT, "request_id", "part", "text") | {"at": _INTEGER})
+    who = _fields(_TEXT_OR_NULL, "session_id", "client", "model")
+    result = _object(_fields(_TEXT, "request_id", "part", "text") | {"at": _INTEGER} | who)
     return _object({"results": _list(result), "count": _COUNT, "limit": _COUNT})
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _END_COLUMNS = (
     "session_id", "agent_id", "user_id", "model", "finish_reason", "error_type",
-    "request_class", "conversation_id", "retry_count",
+    "request_class", "conversation_id", "retry_count", "client",
 )  # fmt: skip
 
 

@@ -13,11 +13,14 @@ const ROLES = { user: "User", assistant: "Assistant", tool: "Tool", model: "Assi
 const KINDS = { thinking: "Thinking", tool_use: "Tool call", tool_result: "Tool result" };
 const INVISIBLE = /[\u00ad\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]/g;
 
-/** Loads what was said into each place for it that is not filled yet. */
-export function showContent(root) {
+/** Loads what was said into each place for it that is not filled yet; an address with the `hash`
+ * `#said` means it, so it is scrolled to, before and after there is something to see. */
+export function showContent(root, hash) {
   for (const place of root.querySelectorAll("[data-content]:not([data-loaded])")) {
     place.dataset.loaded = "";
-    show(place, "conversation");
+    const aim = () => hash === "#said" && place.scrollIntoView();
+    aim();
+    show(place, "conversation").then(aim);
   }
 }
 

@@ -1,6 +1,6 @@
 // The keyboard: one key, one thing to do. Not while somebody types.
 
-const PAGES = { o: "", r: "requests", s: "sessions", l: "limits", q: "sql", t: "status" };
+const PAGES = { o: "", r: "requests", s: "sessions", f: "search", l: "limits", q: "sql", t: "status" };
 const AFTER_G = 1_500;
 
 export function keyboard({ move, open, close, pause, copy, help, filter, page, press, palette, pick }) {

@@ -114,6 +114,8 @@ function mount(kind) {
     return;
   }
   for (const place of document.querySelectorAll("[data-origin]")) place.textContent = PROXY;
+  const words = one("[data-words]");
+  if (words && !words.value) words.focus();
   const form = one("[data-filter]");
   if (form) new FilterField(form);
   const feed = one("[data-feed]");
@@ -123,7 +125,7 @@ function mount(kind) {
   paused = false;
   hold();
   showStatus();
-  showContent(document);
+  showContent(document, location.hash);
   showEvents(document);
   showChanges(document);
   showSql();
@@ -322,7 +324,7 @@ keyboard({
   help: () => one("[data-help-dialog]").showModal(),
   palette,
   pick: pickChosen,
-  filter: () => one("[data-filter] [name=f]")?.focus(),
+  filter: () => one("[data-filter] [name=f], [data-words]")?.focus(),
   page: goTo,
   press: (key) => {
     const element = one(`[data-key="${CSS.escape(key)}"]`, scope());

@@ -45,8 +45,9 @@ export async function go(url, { push = true } = {}) {
     location.assign(found.url); // the page for signing in
     return;
   }
-  if (push) history.pushState(null, "", found.url);
-  const filtering = document.activeElement?.name === "f";
+  const { hash } = new URL(url); // which the answer does not know
+  if (push) history.pushState(null, "", found.url + hash);
+  const typing = ["[data-filter] [name=f]", "[data-words]"].find((field) => document.activeElement?.matches(field));
   document.title = found.page.title;
   for (const old of document.querySelectorAll("[data-swap]")) {
     const fresh = found.page.getElementById(old.id);
@@ -55,7 +56,7 @@ export async function go(url, { push = true } = {}) {
   }
   document.body.classList.remove("busy");
   if (push) scrollTo(0, 0);
-  if (filtering) document.querySelector("[data-filter] [name=f]")?.focus();
+  if (typing) document.querySelector(typing)?.focus();
   tell("navigated");
 }
 

@@ -5,7 +5,7 @@ import { go } from "./navigate.js";
 import { changed, common } from "./state.js";
 
 const MOST = 12;
-const PAGES = { Overview: "", Requests: "requests", Sessions: "sessions", Limits: "limits", SQL: "sql", Status: "status" };
+const PAGES = { Overview: "", Requests: "requests", Sessions: "sessions", Search: "search", Limits: "limits", SQL: "sql", Status: "status" };
 const RANGES = { "Last hour": "1h", "Last 6 hours": "6h", "Last 24 hours": null, "Last 7 days": "7d", "Last 30 days": "30d" };
 const FILTERS = {
   "Only errors": { error: "any" },
@@ -75,6 +75,9 @@ function meant(text) {
   url.search = common();
   url.searchParams.set("f", text);
   found.push({ name: `Requests: ${text}`, note: "filter", act: () => go(url.href) });
+  const words = new URL("search", DASHBOARD);
+  words.searchParams.set("q", text);
+  found.push({ name: `Search what was said: ${text}`, note: "search", act: () => go(words.href) });
   return found;
 }
 

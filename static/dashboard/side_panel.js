@@ -26,6 +26,7 @@ export function scope() {
 }
 
 export async function openPanel(url) {
+  const { hash, pathname } = new URL(url);
   const found = await read(url);
   const article = found?.page.querySelector("[data-article]");
   if (!article) return location.assign(url);
@@ -42,9 +43,9 @@ export async function openPanel(url) {
   panel.hidden = false;
   panel.scrollTop = 0;
   localize(panel);
-  showContent(panel);
+  showContent(panel, hash);
   showEvents(panel);
-  mark(decodeURIComponent(new URL(url).pathname.split("/").at(-1)));
+  mark(decodeURIComponent(pathname.split("/").at(-1)));
   if (first) close.focus({ preventScroll: true });
   onChange();
 }
@@ -76,7 +77,7 @@ export function move(step) {
   mark(row.dataset.id);
   row.scrollIntoView({ block: "nearest" });
   row.querySelector("a.open")?.focus({ preventScroll: true });
-  if (!panel.hidden) openPanel(requestAddress(row.dataset.id));
+  if (!panel.hidden) openPanel(addressOf(row));
   return true;
 }
 
@@ -89,10 +90,15 @@ export function openChosen(event) {
   return true;
 }
 
+/** The page of the request in `row`, and the part of it that is meant. */
+function addressOf(row) {
+  return requestAddress(row.dataset.id) + (one("a.open", row)?.hash ?? "");
+}
+
 /** Opens `row`: a request beside the list, a session as a page; in a new tab with Ctrl. */
 export function openRow(row, event) {
   const isList = row.closest("[data-list]");
-  const url = isList ? one("a.open", row).href : requestAddress(row.dataset.id);
+  const url = isList ? one("a.open", row).href : addressOf(row);
   if (event.ctrlKey || event.metaKey) open(url, "_blank", "noopener");
   else if (isList) go(url);
   else openPanel(url);

@@ -12,6 +12,8 @@ export function page() {
 export function common(search = location.search) {
   const found = new URLSearchParams(search);
   for (const name of ["cursor", "page", "f", "id"]) found.delete(name);
+  // There `q` is no filter, but what was asked.
+  if (["search", "sql"].includes(page())) for (const name of ["q", "limit"]) found.delete(name);
   return found;
 }
 
