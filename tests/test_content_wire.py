@@ -99,7 +99,7 @@ def test_the_next_turn_is_compared_with_the_one_before(server, upstream):
     hits = server.get_json("/logs/search", q="queen")["results"]
     assert [(hit["request_id"], hit["text"]) for hit in hits] == [(second, "and queens")]
     who = [hits[0][name] for name in ("part", "session_id", "model", "client")]
-    assert who == ["user", "session-of-content", "claude-test", None]
+    assert who == ["user", "session-of-content", "claude-test", "claude-code"]
 
 
 def test_search_page_shows_what_was_said(server, upstream):

@@ -145,6 +145,9 @@ def test_words_are_found_where_they_were_said(
     upstream.script = answer
     request_id = turn(server, f"{MARKUP} the walrus", "and the carpenter")
     seen = visit("/dashboard/sql?q=SELECT+1")
+    for key in "gr":
+        seen.page.keyboard.press(key)
+    seen.page.wait_for_url("**/dashboard/requests")  # without the statement
     seen.page.keyboard.press("Control+k")
     seen.page.keyboard.type("walrus")
     seen.page.get_by_role("option", name="Search what was said: walrus").click()

@@ -97,9 +97,9 @@ function update(part, fresh) {
   }
 }
 
-/** Addresses in a part of another page are relative to that page. */
+/** Addresses in a part of another page are relative to that page; a place on a page is on any. */
 export function absolute(part) {
-  for (const link of part.querySelectorAll("a[href], link[rel=icon]")) link.setAttribute("href", link.href);
+  for (const link of part.querySelectorAll('a[href]:not([href^="#"]), link[rel=icon]')) link.setAttribute("href", link.href);
   for (const form of part.querySelectorAll("form[action]")) form.setAttribute("action", form.action);
 }
 
