@@ -166,7 +166,7 @@ def _texts_of(hit: Hit) -> list[str]:
 def _shown(text: str, found: int) -> str:
     at = max(0, found - _BEFORE)
     shown = " ".join(text[at : at + _EXCERPT].split())
-    return ("…" if at else "") + shown
+    return ("…" if at else "") + shown + ("…" if at + _EXCERPT < len(text) else "")
 
 
 def strings_in(json: bytes) -> list[str]:
