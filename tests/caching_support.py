@@ -11,7 +11,7 @@ import orjson
 from recording_support import make_record
 
 from ccproxy_flask.caching.turns import Turn
-from ccproxy_flask.content.prompt import prompt_of
+from ccproxy_flask.content.cache_parts import prompt_of
 from ccproxy_flask.record import to_json
 
 Json = dict[str, Any]

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from ccproxy_flask.caching.prices import InputPrices
 from ccproxy_flask.caching.rent import Rents
 from ccproxy_flask.caching.turns import Turn
-from ccproxy_flask.content.prompt import Prompt, PromptPart
+from ccproxy_flask.content.cache_parts import Prompt, PromptPart
 
 READ, WRITTEN, UNCACHED = Decimal("0.5"), Decimal("6.25"), Decimal(5)
 

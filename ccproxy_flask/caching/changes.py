@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ccproxy_flask.content.prompt import begins_with, member_of
+from ccproxy_flask.content.cache_parts import begins_with, member_of
 
 from .causes import SECTIONS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ccproxy_flask.content.prompt import Prompt, PromptPart
+    from ccproxy_flask.content.cache_parts import Prompt, PromptPart
 
     from .causes import Cause, Section
     from .turns import Turn

@@ -21,7 +21,7 @@ from .changes import same_parts
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from ccproxy_flask.content.prompt import PromptPart
+    from ccproxy_flask.content.cache_parts import PromptPart
 
     from .prices import InputPrices
     from .turns import Turn

@@ -7,14 +7,14 @@ from datetime import datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from ccproxy_flask.content.prompt import begins_with
+from ccproxy_flask.content.cache_parts import begins_with
 
 from .rules import Rules, rules_for
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from ccproxy_flask.content.prompt import Prompt
+    from ccproxy_flask.content.cache_parts import Prompt
 
 Json = dict[str, Any]
 _FURTHEST_BACK = 8

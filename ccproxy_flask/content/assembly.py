@@ -17,11 +17,11 @@ from ccproxy_flask.usage.decode import Decoder, Undecodable
 
 from . import conversation
 from .cache_diagnostics import diagnostics, may_tell
+from .cache_parts import prompt_of
 from .coding import decoded, way_of
 from .context import context_of
 from .day_file import Exchange, Text
 from .pieces import cut, cut_stream
-from .prompt import prompt_of
 from .secrets import Span, secret_spans, stream_spans, take_out
 
 if TYPE_CHECKING:

@@ -20,9 +20,9 @@ import orjson
 import zstandard
 
 from . import prompt_table
+from .cache_parts import Prompt, PromptPart
 from .packing import LEVEL, pack, packed_ids, packed_times, unpack, unpacked_ids, unpacked_times
 from .places import PASSED, Place
-from .prompt import Prompt, PromptPart
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import orjson
 
-from .prompt import PromptPart
+from .cache_parts import PromptPart
 
 if TYPE_CHECKING:
     import sqlite3

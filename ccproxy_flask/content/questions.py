@@ -15,8 +15,8 @@ from .whole_prompts import WholePrompts, origin_of
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from .cache_parts import Prompt
     from .day_file import Exchange
-    from .prompt import Prompt
     from .store import ContentStore
 
 _MOST_FIRST_WORDS = 10_000

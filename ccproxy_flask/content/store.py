@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
     from pathlib import Path
 
-    from .prompt import Prompt
+    from .cache_parts import Prompt
 
 log = structlog.get_logger(__name__)
 

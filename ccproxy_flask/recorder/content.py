@@ -16,7 +16,7 @@ from .content_rows import UNREADABLE, ContentRows
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from ccproxy_flask.content.prompt import Prompt
+    from ccproxy_flask.content.cache_parts import Prompt
     from ccproxy_flask.settings import Settings
     from ccproxy_flask.store.base import RecordingStore
 
