@@ -11,6 +11,7 @@ from recording_support import make_record
 from ccproxy_flask.caching.turns import Turn
 from ccproxy_flask.filters import LogFilter
 from ccproxy_flask.journal.lines import record_line
+from ccproxy_flask.record import to_json
 from ccproxy_flask.recorder.chains import Chains
 from ccproxy_flask.recorder.sessions import tree_of
 from ccproxy_flask.store.base import Page
@@ -60,6 +61,23 @@ def test_a_chain_has_one_name_in_the_end(tmp_path, order):
                 chains.renamed = {}
         found = rows.entries(LogFilter(), Page(limit=9)).rows
         assert {row["conversation_id"] for row in found} == {"r1"}
+    finally:
+        rows.close()
+
+
+def test_names_are_kept_as_they_are(tmp_path):
+    """Whatever is in a name, commas and quotes too, it is found, given and changed."""
+    odd = "a,b'c\"d\\n\n\N{SNOWMAN}"
+    one, other = (make_record(message_id=f"{odd}{number}") for number in (1, 2))
+    rows = DuckDBStore(tmp_path / "rows.duckdb")
+    try:
+        rows.append([to_json(one), to_json(other)], [], {})
+        named = {one.request_id: odd, other.request_id: f"{odd}!"}
+        assert rows.name_conversations(named, {}) == 2
+        assert rows.conversations([f"{odd}1", "nobody"]) == {f"{odd}1": odd}
+        assert rows.conversations([]) == {}
+        assert rows.name_conversations({}, {f"{odd}!": odd}) == 1
+        assert rows.entries(LogFilter(conversation_id=odd), Page()).total_count == 2
     finally:
         rows.close()
 

@@ -155,7 +155,7 @@ class DuckDBStore(Intake, Questions):
             return None
         try:
             with self.database.transaction() as cursor:
-                values = [min(request_ids), max(request_ids), list(request_ids)]
+                values = [min(request_ids), max(request_ids), statements.texts(request_ids)]
                 changed = number_in(cursor.execute(statements.CONTENT_DROPPED, values))
                 statements.add_counts(cursor, {"content_dropped": changed} if changed else {})
         finally:

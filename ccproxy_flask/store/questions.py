@@ -141,12 +141,12 @@ class Questions:
         if page.order_by == "timestamp":
             condition, values = _between(keys, where)
         else:
-            condition = "timestamp BETWEEN ? AND ? AND request_id IN (SELECT unnest(?::VARCHAR[]))"
-            values = [least, greatest, [key[1] for key in keys]]
+            within = f"request_id IN (SELECT unnest({statements.TEXTS}))"
+            condition = f"timestamp BETWEEN ? AND ? AND {within}"
+            values = [least, greatest, statements.texts(key[1] for key in keys)]
             if len(keys) <= _FEW_KEYS:
                 # They may be far apart: each time says which groups of rows need not be read.
-                condition += f" AND timestamp IN ({', '.join('?' * len(times))})"
-                values += times
+                condition += f" AND timestamp IN ({', '.join(map(_literal, times))})"
         rows = f"SELECT * FROM ({self._parts.relation(parts)}) WHERE {condition}"  # noqa: S608  our names
         sql = statements.ENTRIES.replace("/*logs*/", rows).replace("/*where*/", "true")
         sql = sql.replace("/*order*/", _order(page))
@@ -169,9 +169,10 @@ class Questions:
         """As RecordingStore.conversations()."""
         with self._moment() as cursor:
             rows = cursor.execute(
-                "SELECT message_id, conversation_id FROM recent_logs "
-                "WHERE message_id IN ? AND conversation_id IS NOT NULL",
-                [list(message_ids)],
+                "SELECT message_id, conversation_id FROM recent_logs "  # noqa: S608  our names
+                f"WHERE message_id IN (SELECT unnest({statements.TEXTS})) "
+                "AND conversation_id IS NOT NULL",
+                [statements.texts(message_ids)],
             ).fetchall()
         return dict(rows)
 

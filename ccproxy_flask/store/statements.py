@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import orjson
+
 from ccproxy_flask.record import COLUMNS
 from ccproxy_flask.totals import FAILURE_SQL, STORED
 from ccproxy_flask.usage.request_class import GENERATIONS, TURNS
@@ -29,6 +31,8 @@ _PARQUET = ", ".join(
     for name, kind in COLUMN_SQL.items()
 )
 _HERE = Path(__file__).parent
+TEXTS = """from_json(?, '["VARCHAR"]')"""
+"""A list of texts; its value is what :func:`texts` makes of them."""
 _LARGEST_ROW = 2 << 20  # DuckDB takes memory for several of these
 
 
@@ -61,18 +65,20 @@ CONTENT_KEPT = (
 )
 # Ids sort by time: only what is that old is looked at.
 CONTENT_DROPPED = (
-    "UPDATE recent_logs SET content = 'dropped' WHERE content = 'kept' "
-    "AND request_id BETWEEN ? AND ? AND request_id IN (SELECT unnest(?))"
+    "UPDATE recent_logs SET content = 'dropped' WHERE content = 'kept' "  # noqa: S608  our names
+    f"AND request_id BETWEEN ? AND ? AND request_id IN (SELECT unnest({TEXTS}))"
 )
 # New names, old ones; and of which rows.
 CONVERSATION_NAMED = (
-    "UPDATE recent_logs SET conversation_id = list_extract(?, list_position(?, request_id)) "
+    "UPDATE recent_logs "  # noqa: S608  our names
+    f"SET conversation_id = list_extract({TEXTS}, list_position({TEXTS}, request_id)) "
     "WHERE conversation_id IS NULL AND request_id BETWEEN ? AND ? "
-    "AND request_id IN (SELECT unnest(?))"
+    f"AND request_id IN (SELECT unnest({TEXTS}))"
 )
 CONVERSATION_RENAMED = (
-    "UPDATE recent_logs SET conversation_id = list_extract(?, list_position(?, conversation_id)) "
-    "WHERE session_id IS NULL AND conversation_id IN (SELECT unnest(?)) "
+    "UPDATE recent_logs "  # noqa: S608  our names
+    f"SET conversation_id = list_extract({TEXTS}, list_position({TEXTS}, conversation_id)) "
+    f"WHERE session_id IS NULL AND conversation_id IN (SELECT unnest({TEXTS})) "
     "AND epoch(timestamp) > epoch(now()) - 172800"
 )
 # Of this database alone: a copy of it may be attached.
@@ -155,6 +161,14 @@ def condition(where: LogFilter) -> tuple[str, list[Any]]:
     return " AND ".join(parts), values
 
 
+def texts(values: Iterable[str]) -> str:
+    """Return *values* as the one value of ``TEXTS``.
+
+    Of a list DuckDB's Python binding tries to import pandas for each element: 0.1 ms of CPU.
+    """
+    return orjson.dumps(list(values)).decode()
+
+
 def number_in(cursor: duckdb.DuckDBPyConnection) -> int:
     """Return the one number that *cursor* was answered with; 0 without a row."""
     row = cursor.fetchone()
@@ -175,8 +189,9 @@ def naming(named: Mapping[str, str], renamed: Mapping[str, str]) -> list[tuple[s
     """Return the statements, with their values, that name conversations (as in RecordingStore)."""
     found: list[tuple[str, list[object]]] = []
     if named:
-        ids: list[object] = [list(named.values()), list(named), min(named), max(named), list(named)]
-        found.append((CONVERSATION_NAMED, ids))
+        names, ids = texts(named.values()), texts(named)
+        found.append((CONVERSATION_NAMED, [names, ids, min(named), max(named), ids]))
     if renamed:
-        found.append((CONVERSATION_RENAMED, [list(renamed.values()), list(renamed), list(renamed)]))
+        old = texts(renamed)
+        found.append((CONVERSATION_RENAMED, [texts(renamed.values()), old, old]))
     return found

@@ -117,8 +117,9 @@ class Questions:
         def work(cursor: Connection, tables: Sequence[str]) -> dict[str, str]:
             rows = cursor.execute(
                 f"SELECT message_id, conversation_id FROM ({relation(tables)}) "
-                "WHERE timestamp > ? AND message_id IN ? AND conversation_id IS NOT NULL",
-                [since, list(message_ids)],
+                f"WHERE timestamp > ? AND message_id IN (SELECT unnest({statements.TEXTS})) "
+                "AND conversation_id IS NOT NULL",
+                [since, statements.texts(message_ids)],
             ).fetchall()
             return dict(rows)
 
@@ -152,12 +153,13 @@ class Questions:
         if not request_ids:
             return set()
         # Ids sort by time: only what is that old is looked at.
-        values = [min(request_ids), max(request_ids), list(request_ids)]
+        values = [min(request_ids), max(request_ids), statements.texts(request_ids)]
 
         def work(cursor: Connection, tables: Sequence[str]) -> set[str]:
             rows = cursor.execute(
                 f"SELECT request_id FROM ({relation(tables)}) WHERE "
-                "request_id BETWEEN ? AND ? AND request_id IN (SELECT unnest(?::VARCHAR[]))",
+                "request_id BETWEEN ? AND ? "
+                f"AND request_id IN (SELECT unnest({statements.TEXTS}))",
                 values,
             ).fetchall()
             return {request_id for (request_id,) in rows}
@@ -301,8 +303,9 @@ def _rows(
     if not keys:
         return []
     times = [key[0] for key in keys]
-    condition = "logs.timestamp BETWEEN ? AND ? AND request_id IN (SELECT unnest(?::VARCHAR[]))"
-    values = [min(times), max(times), [key[1] for key in keys]]
+    within = f"request_id IN (SELECT unnest({statements.TEXTS}))"
+    condition = f"logs.timestamp BETWEEN ? AND ? AND {within}"
+    values = [min(times), max(times), statements.texts(key[1] for key in keys)]
     sql = statements.ENTRIES.replace("/*logs*/", relation(tables))
     sql = sql.replace("/*where*/", condition).replace("/*order*/", _order(page))
     return cursor.execute(sql, [*values, len(keys)]).fetchall()

@@ -178,7 +178,7 @@ class LakeStore(Questions):
     def content_dropped(self, request_ids: Sequence[str]) -> int | None:
         """As RecordingStore.content_dropped(): None where another node is in the way."""
         self.settle()
-        values = [min(request_ids), max(request_ids), list(request_ids)]
+        values = [min(request_ids), max(request_ids), statements.texts(request_ids)]
         sql = statements.CONTENT_DROPPED.replace("recent_logs", LOGS)
 
         def work(cursor: Cursor) -> int:
