@@ -67,12 +67,12 @@ def latencies(target: Target, count: int) -> list[float]:
         for _ in range(count):
             started = time.perf_counter()
             sock.sendall(message)
-            _read_answer(sock)
+            read_answer(sock)
             taken.append(time.perf_counter() - started)
     return taken
 
 
-def _read_answer(sock: socket.socket) -> bytes:
+def read_answer(sock: socket.socket) -> bytes:
     """Read one answer, in either framing."""
     data = b""
     while b"\r\n\r\n" not in data:
@@ -158,4 +158,4 @@ def upload(target: Target, size: int) -> None:
         sock.sendall(message)
         for _ in range(size // len(piece)):
             sock.sendall(piece)
-        _read_answer(sock)
+        read_answer(sock)

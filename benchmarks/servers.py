@@ -23,7 +23,7 @@ ROOT = Path(__file__).parent.parent
 _START_SECONDS = 120
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PATH = "/v1/chat/completions"
-_GUNICORN = [sys.executable, "-m", "gunicorn", "-k", "gevent", "-w", "1"]
+GUNICORN = [sys.executable, "-m", "gunicorn", "-k", "gevent", "-w", "1"]
 
 
 def free_port() -> int:
@@ -88,7 +88,7 @@ def nginx_proxy(directory: Path, direct: Target, core: int) -> Iterator[tuple[Ta
 def hello(core: int) -> Iterator[tuple[Target, int]]:
     """Run a Flask application that does nothing, on *core*; there are no streams of it."""
     port = free_port()
-    command = [*_GUNICORN, "-b", f"127.0.0.1:{port}", "-c", os.devnull, "benchmarks.hello:app"]
+    command = [*GUNICORN, "-b", f"127.0.0.1:{port}", "-c", os.devnull, "benchmarks.hello:app"]
     with started(command, port, cwd=ROOT, stderr=subprocess.DEVNULL) as arbiter:
         [worker] = children(arbiter.pid)
         pin(worker, core)
@@ -100,7 +100,7 @@ def obvious(direct: Target, core: int) -> Iterator[tuple[Target, int]]:
     """Run the proxy of ``benchmarks.obvious`` on *core*."""
     port = free_port()
     ports = {"json": str(direct.json_port), "stream": str(direct.stream_port)}
-    command = [*_GUNICORN, "-b", f"127.0.0.1:{port}", "-c", os.devnull, "benchmarks.obvious:app"]
+    command = [*GUNICORN, "-b", f"127.0.0.1:{port}", "-c", os.devnull, "benchmarks.obvious:app"]
     with started(
         command, port, cwd=ROOT, env=os.environ | ports, stderr=subprocess.DEVNULL
     ) as arbiter:
@@ -113,19 +113,22 @@ def obvious(direct: Target, core: int) -> Iterator[tuple[Target, int]]:
 @contextlib.contextmanager
 def ccproxy(directory: Path, direct: Target, core: int) -> Iterator[tuple[Target, int]]:
     """Run the proxy, recording everything, its worker on *core*; gives target and worker's pid."""
-    with ccproxy_with(_GUNICORN, directory, direct, ROOT) as (target, worker):
+    with ccproxy_with(GUNICORN, directory, direct, ROOT) as (target, worker):
         pin(worker, core)
         yield target, worker
 
 
 @contextlib.contextmanager
 def ccproxy_with(
-    gunicorn: list[str], directory: Path, direct: Target, checkout: Path
+    gunicorn: list[str], directory: Path, direct: Target, checkout: Path, **settings: str
 ) -> Iterator[tuple[Target, int]]:
-    """Run the proxy of *checkout* by the command *gunicorn*; gives target and worker's pid."""
+    """Run the proxy of *checkout* by the command *gunicorn*; gives target and worker's pid.
+
+    *settings* are more of its environment.
+    """
     port = free_port()
     with (directory / "ccproxy.log").open("wb") as log:
-        environment = os.environ | _settings(directory, direct, checkout)
+        environment = os.environ | _settings(directory, direct, checkout) | settings
         bound = [*gunicorn, "-b", f"127.0.0.1:{port}", "wsgi:app"]
         with started(bound, port, cwd=checkout, env=environment, stdout=log, stderr=log) as arbiter:
             target = Target("ccproxy", port, port, f"/json{_PATH}", f"/stream{_PATH}")
@@ -172,6 +175,12 @@ def children(pid: int) -> list[int]:
         for task in Path(f"/proc/{pid}/task").iterdir()
         for child in (task / "children").read_text().split()
     ]
+
+
+def recorders(worker: int) -> list[int]:
+    """Return the processes that record for a *worker*."""
+    parent = Path(f"/proc/{worker}/stat").read_text().rpartition(")")[2].split()[1]
+    return [pid for pid in children(int(parent)) if _is_recorder(pid)]
 
 
 def _is_recorder(pid: int) -> bool:

@@ -82,7 +82,7 @@ def main() -> int:
 def _measure(folder: Path, count: int, times: int, ingest: bool) -> None:
     path = folder / "metrics.duckdb"
     if not path.exists():
-        _fill(path, count)
+        fill(path, count)
     began = time.perf_counter()
     store = DuckDBStore(path)
     print(f"| start | {_ms(time.perf_counter() - began)} |")
@@ -103,7 +103,7 @@ def _measure(folder: Path, count: int, times: int, ingest: bool) -> None:
     store.close()
 
 
-def _fill(path: Path, count: int) -> None:
+def fill(path: Path, count: int) -> None:
     """Make the rows: files and sums as the store writes them, without the way through its database;
     those of today come in as they do in use."""
     store = DuckDBStore(path)
