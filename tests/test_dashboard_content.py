@@ -179,6 +179,23 @@ def test_words_are_found_where_they_were_said(
     assert "owned" not in seen.page.title()
 
 
+@pytest.mark.parametrize("width", [901, 1101])
+def test_narrow_tables_keep_their_names(
+    server: Server, upstream: ScriptedUpstream, visit: Callable[..., Visit], width: int
+) -> None:
+    """However narrow a table is, there is room to read what leads on from its rows."""
+    upstream.script = answer
+    turn(server, "the walrus and the carpenter")
+    seen = visit("/dashboard/sessions", viewport={"width": width, "height": 720})
+    seen.expect_live()
+    name = seen.page.locator("tbody .c-words").first
+    assert name.evaluate("cell => cell.clientWidth") > 90
+    name.get_by_role("link").click()
+    model = seen.page.locator("tbody .c-model").first
+    expect(model).to_be_visible()
+    assert model.evaluate("cell => cell.clientWidth") > 90
+
+
 def test_what_is_not_kept_says_how_to_keep_it(
     server: Server, upstream: ScriptedUpstream, visit: Callable[..., Visit]
 ) -> None:
