@@ -165,8 +165,8 @@ def test_turns_of_a_client_that_says_nothing_are_a_conversation(server, upstream
     assert (shown["prompt"]["previous"], shown["prompt"]["shared"]) == (first, 2)
 
     def told():
-        rows = [server.get_json(f"/logs/entries/{each}") for each in (first, second)]
-        return {row["conversation_id"] for row in rows} == {first}
+        rows = server.get_json("/logs/query", conversation_id=first)["results"]
+        return {row["request_id"] for row in rows} == {first, second}
 
     wait_until(told, 20)
     session = server.get_json(f"/logs/sessions/{first}")

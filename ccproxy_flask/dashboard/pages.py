@@ -15,6 +15,7 @@ from ccproxy_flask.access import auth_token, comes_from_own_page, relative_url
 from ccproxy_flask.errors import ERROR_TYPES, StoreUnavailable
 from ccproxy_flask.filters.values import LONGEST_TEXT
 from ccproxy_flask.record import COLUMN_TYPES, COLUMNS
+from ccproxy_flask.server.sockets import take_turns
 from ccproxy_flask.usage.request_class import REQUEST_CLASSES
 
 from . import (
@@ -45,8 +46,6 @@ pages = Blueprint("pages", __name__)
 """Part of the dashboard's blueprint, which guards and traces it."""
 
 _LONGEST_SQL = 20_000
-# Of a template, so many take about two milliseconds.
-_PIECES = 100
 _SQL_TYPES: dict[type, str] = {
     str: "VARCHAR",
     int: "BIGINT",
@@ -243,11 +242,10 @@ def _page(name: str, ask: Callable[[Store, PageQuery], dict[str, Any]], **more: 
 def _rendered(name: str, **values: Any) -> str:
     """Render a template; a long page gives others their turn in between."""
     current_app.update_template_context(values)
-    pieces = []
+    pieces, began = [], time.monotonic()
     for piece in current_app.jinja_env.get_template(name).generate(values):
         pieces.append(piece)
-        if len(pieces) % _PIECES == 0:
-            time.sleep(0)
+        began = take_turns(began)
     return "".join(pieces)
 
 
