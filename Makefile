@@ -36,7 +36,7 @@ lake: setup $(VENV)/.lake ## Add what several machines on one lake need (docs/op
 # Most of a test's time is a server's start or a wait, so more of them run than there are cores.
 # All tests of a file run in one process, where they share its servers.
 # The files come in the order of tests/conftest.py.
-PARALLEL := -n 4 --dist loadfile --no-loadscope-reorder
+PARALLEL := -n 3 --dist loadfile --no-loadscope-reorder
 
 # Tests start hundreds of processes: without it, each would compile all of the source anew.
 test: export PYTHONDONTWRITEBYTECODE :=

@@ -161,11 +161,11 @@ def test_a_session_goes_on_while_it_is_shown(
         one.expect_live()
 
     turn(server, MARKUP)
-    expect(seen.page.locator(".row .c-turns")).to_have_text("1", timeout=30_000)
-    expect(later.page.locator(".row")).to_have_count(1, timeout=30_000)
+    expect(seen.page.locator(".row .c-turns")).to_have_text("1", timeout=90_000)
+    expect(later.page.locator(".row")).to_have_count(1, timeout=90_000)
     turn(server, "go on")
-    expect(later.page.locator(".row")).to_have_count(2, timeout=30_000)
-    expect(seen.page.locator(".row .c-turns")).to_have_text("2", timeout=30_000)
+    expect(later.page.locator(".row")).to_have_count(2, timeout=90_000)
+    expect(seen.page.locator(".row .c-turns")).to_have_text("2", timeout=90_000)
 
 
 def test_a_long_session_is_shown_in_parts(server: Server, upstream: ScriptedUpstream) -> None:

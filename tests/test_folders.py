@@ -59,6 +59,8 @@ def elsewhere() -> list[Path]:
     found: list[Path] = []
     for folder in SPARE:
         for place in folder.glob("ccproxy*"):
+            if place.name.startswith("ccproxy-test-"):  # of tests that run beside this one
+                continue
             with contextlib.suppress(OSError):  # no folder, or gone meanwhile
                 found += place.iterdir()
     return found

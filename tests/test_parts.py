@@ -468,7 +468,7 @@ def test_database_of_the_first_version_is_moved_while_rows_come(tmp_path, monkey
         added += 1
     ended.set()
     thread.join()
-    wait_until(lambda: not store.maintain() and path.stat().st_size < before * 0.8)
+    wait_until(lambda: not store.maintain() and path.stat().st_size < before * 0.8, 120)
     assert set(seen) == {100_000}
     assert added >= 8
     assert store.status().rows == 100_000 + added
