@@ -70,7 +70,7 @@ def hub_watch() -> Path:
 
 @pytest.fixture(autouse=True)
 def hub_is_free() -> Iterator[None]:
-    """No worker computes for over 20 ms without giving others their turn, in any test."""
+    """No worker computes for over 60 ms without giving others their turn, in any test."""
     seen = hub_watch().stat().st_size if hub_watch().exists() else 0
     yield
     if hub_watch().exists() and hub_watch().stat().st_size > seen:
