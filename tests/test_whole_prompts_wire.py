@@ -82,6 +82,15 @@ class Responses:
         return {"id": name, **done, "output": [said], "usage": used}
 
 
+# None has a part of the session's name: it would be taken out of the ids of the answers.
+KEYS = {
+    "whole_messages": "0123456789abcdef0123456789abcde0",
+    "part_messages": "0123456789abcdef0123456789abcde1",
+    "whole_responses": "0123456789abcdef0123456789abcde2",
+    "part_responses": "0123456789abcdef0123456789abcde3",
+}
+
+
 def asked(api: Messages | Responses, *, whole: bool, name: str) -> list[Json]:
     """Return the requests of the session; its answers are called *name* and their number."""
     messages: list[Json] = []
@@ -112,7 +121,7 @@ def a_session(
         talk.answer(json.dumps(next(rest)).encode())
 
     upstream.script = script
-    headers = {"content-type": "application/json", "x-api-key": f"key-of-{name}-0123456789"}
+    headers = {"content-type": "application/json", "x-api-key": KEYS[name]}
     contents = []
     for body in asked(api, whole=whole, name=name):
         _, named, _ = server.request("POST", api.path, json.dumps(body).encode(), headers)
