@@ -101,7 +101,7 @@ def asked(api: Messages | Responses, *, whole: bool, name: str) -> list[Json]:
             found.append(api.whole([*messages, new]) | ({} if whole else api.first))
         else:
             found.append(api.goes_on([new], f"{name}_{number - 1}"))
-        found[-1] |= api.of(name)
+        found[-1] |= api.of(name[::-1])
         messages += [new, {"role": "assistant", "content": answer}]
     return found
 
